@@ -1,0 +1,1 @@
+"""Compress the Dense layers of a Keras model by singular value decomposition."""

@@ -1,0 +1,32 @@
+"""TensorFlow and Keras, imported without their start-up noise.
+
+The one module with a side effect on import. Import it (or any helper that does) before
+`tensorflow` or `keras` is imported by name.
+"""
+
+import contextlib
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@contextlib.contextmanager
+def _stderr_muted():
+    """Mute file descriptor 2: TensorFlow's first lines come before it reads its log level."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+with _stderr_muted():
+    import keras
+    import tensorflow as tf
+
+__all__ = ["keras", "tf"]

@@ -1,0 +1,132 @@
+"""Network in, network out: the Dense layers of any Keras model at rank D."""
+
+import numbers
+
+import numpy as np
+
+from . import svd
+from .backend import keras
+
+
+def hidden_layers(model):
+    """Names of the Dense layers to compress by default: all but those that give the outputs.
+
+    Args:
+        model: a built Keras model, Sequential or functional.
+
+    Returns:
+        list of str, in the model's order.
+
+    Raises:
+        ValueError: the model is not built, or not made of Keras layers.
+    """
+    outputs = _output_layers(model)
+    return [layer.name for layer in _dense_layers(model) if layer not in outputs]
+
+
+def decompose(model, layers=None, inputs=None):
+    """One SVD per weight matrix, which serves every D.
+
+    Args:
+        model: a built Keras model, Sequential or functional; not changed.
+        layers: names of Dense layers; all but the output by default.
+        inputs: None for the plain SVD. Else inputs of the model, as for `model.predict`: the
+            SVD is whitened by C, the mean of xxᵀ over what these make each layer see
+            (`helpers.svd.decompose_whitened`).
+
+    Returns:
+        {layer name: helpers.svd.SVD}.
+
+    Raises:
+        ValueError: a name is not that of a Dense layer of the model.
+    """
+    kernels = {layer.name: layer.get_weights()[0] for layer in _chosen(model, layers)}
+    if inputs is None:
+        return {name: svd.decompose(W) for name, W in kernels.items()}
+    moments = _second_moments(model, list(kernels), inputs)
+    return {name: svd.decompose_whitened(W, moments[name]) for name, W in kernels.items()}
+
+
+def truncate(model, D, layers=None, svds=None):
+    """A copy of the model whose kernels are truncated, W_D = U[:, :D] diag(s[:D]) Vt[:D].
+
+    Biases and all other layers are kept; the architecture is the same.
+
+    Args:
+        model: a built Keras model, Sequential or functional; not changed.
+        D: singular values kept, one number for all layers or a sequence of one per layer; more
+            than a matrix has keeps all.
+        layers: names of Dense layers; those of `svds`, else all but the output by default.
+        svds: from `decompose`, to reuse for several D; computed if missing.
+
+    Returns:
+        keras.Model.
+
+    Raises:
+        ValueError: D is no such number, or a name is not that of a Dense layer of the model.
+    """
+    names = [layer.name for layer in _chosen(model, layers or (svds and list(svds)))]
+    ranks = ranks_of(names, D)
+    svds = svds or decompose(model, names)
+    if missing := [name for name in names if name not in svds]:
+        raise ValueError(f"svds lack the layers {missing}.")
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for name, rank in ranks.items():
+        layer = copy.get_layer(name)
+        layer.kernel.assign(svd.truncate(svds[name], rank).astype(layer.kernel.dtype))
+    return copy
+
+
+def ranks_of(names, D):
+    """{name: rank} for D an int for all names or a sequence of one int per name.
+
+    >>> ranks_of(["a", "b"], D=[20, 10])
+    {'a': 20, 'b': 10}
+    """
+    if isinstance(D, (numbers.Number, str)) or not np.iterable(D):
+        D = [D] * len(names)
+    if len(D) != len(names):
+        raise ValueError(f"D has {len(D)} ranks for {len(names)} layers: {names}.")
+    return {name: svd.check_rank(rank) for name, rank in zip(names, D, strict=True)}
+
+
+def _dense_layers(model):
+    if not isinstance(model, keras.Model) or not model.built or not model.layers:
+        raise ValueError("expected a built Keras model, Sequential or functional.")
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+
+
+def _chosen(model, names):
+    """The Dense layers of these names, or all but the output; a wrong name is an error."""
+    dense = {layer.name: layer for layer in _dense_layers(model)}
+    names = hidden_layers(model) if names is None else names
+    if unknown := [name for name in names if name not in dense]:
+        raise ValueError(f"{unknown} are not Dense layers of the model; these are: {list(dense)}.")
+    return [dense[name] for name in names]
+
+
+def _output_layers(model):
+    """The Dense layers that give the model's outputs, at most through layers without weights."""
+    found, tensors = [], list(model.outputs)
+    while tensors:
+        layer = tensors.pop()._keras_history.operation
+        if isinstance(layer, keras.layers.Dense):
+            found.append(layer)
+        elif not getattr(layer, "weights", None):
+            for node in layer._inbound_nodes:
+                tensors.extend(node.input_tensors)
+    return found
+
+
+def _second_moments(model, names, inputs, batch_size=5000):
+    """{name: mean of xxᵀ} over the inputs x (…, n_in) of each named layer."""
+    seen = {name: model.get_layer(name).input for name in names}
+    probe = keras.Model(model.inputs, seen)
+    sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    for start in range(0, len(inputs), batch_size):
+        for name, x in probe.predict_on_batch(inputs[start : start + batch_size]).items():
+            x = np.asarray(x).reshape(-1, x.shape[-1])
+            sums[name] = sums[name] + (x.T @ x).astype(float)
+            counts[name] += len(x)
+    return {name: sums[name] / counts[name] for name in names}

