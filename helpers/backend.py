@@ -29,4 +29,6 @@ with _stderr_muted():
     import keras
     import tensorflow as tf
 
+    tf.config.list_physical_devices()  # says, where there is no GPU, that there is none
+
 __all__ = ["keras", "tf"]

@@ -94,6 +94,11 @@ def ranks_of(names, D):
 def _dense_layers(model):
     if not isinstance(model, keras.Model) or not model.built or not model.layers:
         raise ValueError("expected a built Keras model, Sequential or functional.")
+    for layer in model.layers:
+        if isinstance(layer, keras.Model) and _dense_layers(layer):
+            raise ValueError(
+                f"the Dense layers in the nested model {layer.name!r} are out of reach."
+            )
     return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
 
 
@@ -125,7 +130,7 @@ def _second_moments(model, names, inputs, batch_size=5000):
     probe = keras.Model(model.inputs, seen)
     sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for start in range(0, len(inputs), batch_size):
-        for name, x in probe.predict_on_batch(inputs[start : start + batch_size]).items():
+        for name, x in probe(inputs[start : start + batch_size], training=False).items():
             x = np.asarray(x).reshape(-1, x.shape[-1])
             sums[name] = sums[name] + (x.T @ x).astype(float)
             counts[name] += len(x)

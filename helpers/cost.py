@@ -26,7 +26,7 @@ def factorized_parameters(shape, D):
 
 
 def break_even_rank(shape):
-    """The largest D for which two factors hold fewer numbers than W: D · (n_in + n_out) < n_in · n_out.
+    """The largest D at which two factors save numbers: D · (n_in + n_out) < n_in · n_out.
 
     >>> break_even_rank((784, 1024))
     444
@@ -38,7 +38,7 @@ def break_even_rank(shape):
 def kept_parameters(model, ranks):
     """Parameters of `model` when each named layer is stored at its rank, in its smaller form.
 
-    A layer beyond its break-even rank stays a dense matrix; biases and all other layers count whole.
+    A layer beyond its break-even rank stays dense; biases and all other layers count whole.
 
     Args:
         model: a built Keras model.
@@ -50,6 +50,6 @@ def kept_parameters(model, ranks):
     total = model.count_params()
     for name, D in ranks.items():
         shape = model.get_layer(name).kernel.shape
-        if D <= break_even_rank(shape):
-            total -= shape[0] * shape[1] - factorized_parameters(shape, D)
+        dense = shape[0] * shape[1]
+        total -= dense - min(dense, factorized_parameters(shape, D))
     return total

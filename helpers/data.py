@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-PROJECT = Path(__file__).resolve().parent.parent
+from .files import PROJECT
+
 MNIST_SHA256 = "25c98f992c005963b7428e1f38418b233c9b286cc403519287eb8063f0bcfe07"
 SECONDS_TO_CONNECT = 5
 
@@ -65,7 +66,7 @@ def load(dataset="auto"):
     if dataset.endswith(".npz") or _find(dataset).exists():
         return _split(*_read(_find(dataset)), name=Path(dataset).name)
     raise DataError(
-        f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or the path of an .npz file."
+        f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or a path of an .npz file."
     )
 
 

@@ -1,10 +1,12 @@
-"""How a file reaches the disk whole: written under a temporary name, then renamed."""
+"""Where the project lies, and how a file gets there whole."""
 
 import contextlib
 import json
 import os
 import tempfile
 from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager

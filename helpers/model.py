@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-from IPython.display import display
+from IPython.display import DisplayHandle
 
 from .backend import keras, tf
-from .data import PROJECT
-from .files import write_json, write_whole
+from .files import PROJECT, write_json, write_whole
 
 CACHE = PROJECT / ".cache"
 BATCH_SIZE = 256
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 1.0
 
 
 class Baseline(NamedTuple):
@@ -63,7 +64,7 @@ def initial_std(n_in):
     return (2 / n_in) ** 0.5
 
 
-def train(network, data, epochs, seed, learning_rate=1e-3, weight_decay=1.0):
+def train(network, data, epochs, seed, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY):
     """Train in place by AdamW, the learning rate falling to zero along a cosine.
 
     Each step shrinks the kernels by the factor 1 − learning rate · weight_decay, whatever the
@@ -93,12 +94,13 @@ def train(network, data, epochs, seed, learning_rate=1e-3, weight_decay=1.0):
         validation_data=batches(data.x_val, data.y_val),
         epochs=epochs,
         verbose=0,
+        shuffle=False,  # the data set shuffles itself
         callbacks=[Progress()],
     )
     return {name: [float(value) for value in curve] for name, curve in history.history.items()}
 
 
-def remaining_initialisation(steps, learning_rate=1e-3, weight_decay=1.0):
+def remaining_initialisation(steps, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY):
     """What weight decay alone leaves of a kernel's initial entries after `train`.
 
         Π_t (1 − η_t · weight_decay),   η_t = learning_rate · (1 + cos(π t / steps)) / 2
@@ -126,7 +128,9 @@ def batches(x, y, shuffle_seed=None):
 
 def accuracy(network, x, y):
     """The share of images whose largest logit is that of their label, 0 to 1."""
-    return float(np.mean(network.predict(x, batch_size=1000, verbose=0).argmax(axis=1) == y))
+    # Called directly: `predict` would compile anew for each of many networks.
+    logits = [network(x[i : i + 1000], training=False) for i in range(0, len(x), 1000)]
+    return float(np.mean(np.concatenate(logits).argmax(axis=1) == y))
 
 
 def baseline(data, epochs, seed):
@@ -158,8 +162,9 @@ def baseline(data, epochs, seed):
 
 
 def _key(data, epochs, seed):
-    recipe = [inspect.getsource(build), inspect.getsource(train), BATCH_SIZE, tf.__version__]
-    determines = json.dumps([data.sha256, int(epochs), int(seed), *recipe])
+    recipe = [inspect.getsource(build), inspect.getsource(train)]
+    constants = [BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, tf.__version__]
+    determines = json.dumps([data.sha256, int(epochs), int(seed), *recipe, *constants])
     return hashlib.sha256(determines.encode()).hexdigest()[:16]
 
 
@@ -200,7 +205,8 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.start = time.perf_counter()
-        self.line = display(_Text("training …"), display_id=True)
+        self.line = DisplayHandle()
+        self.line.display(_Text("training …"))
 
     def on_epoch_end(self, epoch, logs=None):
         self.line.update(

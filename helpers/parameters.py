@@ -24,7 +24,9 @@ def check(D, dataset, epochs, seed, results):
     if not _is_whole(seed) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, not {seed!r}.")
     if not isinstance(results, str) or (results and Path(results).is_dir()):
-        raise ValueError(f'results must be the path of a JSON file, or "" for none, not {results!r}.')
+        raise ValueError(
+            f'results must be the path of a JSON file, or "" for none, not {results!r}.'
+        )
 
 
 def _is_whole(value):
