@@ -127,7 +127,7 @@ def _output_layers(model):
 def _second_moments(model, names, inputs, batch_size=5000):
     """{name: mean of xxᵀ} over the inputs x (…, n_in) of each named layer."""
     seen = {name: model.get_layer(name).input for name in names}
-    probe = keras.Model(model.inputs, seen)
+    probe = keras.Model(model.inputs[0] if len(model.inputs) == 1 else model.inputs, seen)
     sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for start in range(0, len(inputs), batch_size):
         for name, x in probe(inputs[start : start + batch_size], training=False).items():
