@@ -108,13 +108,9 @@ def _read(path):
         raise DataError(f"{path}: there is no such file.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array, not an .npz archive.")
             arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
     except KeyError as error:
         raise DataError(f"{path}: lacks the array {error.args[0].split()[0]}.") from error
-    except DataError:
-        raise
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged, or not an .npz of plain arrays ({error}).") from error
     for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):

@@ -49,7 +49,7 @@ def learning_curve(history, name):
         ax.plot(epochs, history["val_accuracy"], "o-", ms=4, c=PLAIN, label="validation")
         ax.set(xlabel="epoch", ylabel="accuracy", title="Learning curve of the baseline")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.legend(loc="lower right")
         return _finish(figure, name)
 
@@ -90,15 +90,16 @@ def spectra(svds, edges, D, name):
         name: the picture's file name, without ending.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(svds), figsize=(11, 3.2), sharey=True)
-        for ax, (layer, factors) in zip(axes, svds.items(), strict=True):
+        columns = len(svds)
+        figure, axes = plt.subplots(1, columns, figsize=(11, 3.2), sharey=True, squeeze=False)
+        for ax, (layer, factors) in zip(axes[0], svds.items(), strict=True):
             index = np.arange(1, len(factors.s) + 1)
             ax.loglog(index, factors.s, c=PLAIN)
-            ax.axhline(edges[layer], c="k", ls=":", lw=1, label="edge of the noise")
+            ax.axhline(edges[layer], c="k", ls=":", lw=1.5, label="edge of the noise")
             ax.axvline(D, c=WHITENED, ls="--", lw=1, label=f"D = {D}")
             ax.set(title=layer, xlabel="index i", ylim=(0.01, None))
-        axes[0].set_ylabel("singular value $σ_i$")
-        axes[0].legend(loc="lower left")
+        axes[0, 0].set_ylabel("singular value $σ_i$")
+        axes[0, 0].legend(loc="lower left")
         return _finish(figure, name)
 
 

@@ -14,7 +14,11 @@ def notebook(path, *cells):
     )
     heading.metadata["tags"] = ["parameters"]
     nb = nbformat.v4.new_notebook(cells=[heading, *map(nbformat.v4.new_code_cell, cells)])
-    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nb.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(nb, path)
 
 
@@ -65,8 +69,10 @@ def test_a_bad_argument_is_one_sentence_before_any_work(project, capsys, name, v
 
 @pytest.mark.parametrize(
     "bad",
-    [{"D": True}, {"dataset": ""}, {"dataset": 5}, {"epochs": 0}, {"epochs": "3"}]
-    + [{"seed": -1}, {"seed": 2**32}, {"seed": 1.0}, {"results": None}, {"results": "."}],
+    [
+        *({"D": True}, {"dataset": ""}, {"dataset": 5}, {"epochs": 0}, {"epochs": "3"}),
+        *({"seed": -1}, {"seed": 2**32}, {"seed": 1.0}, {"results": None}, {"results": "."}),
+    ],
     ids=str,
 )
 def test_a_bad_parameter_is_one_sentence(bad):
