@@ -97,8 +97,9 @@ def spectra(svds, edges, D, name):
             ax.loglog(index, factors.s, c=PLAIN)
             ax.axhline(edges[layer], c="k", ls=":", lw=1.5, label="edge of the noise")
             ax.axvline(D, c=WHITENED, ls="--", lw=1, label=f"D = {D}")
-            ax.set(title=layer, xlabel="index i", ylim=(0.01, None))
-        axes[0, 0].set_ylabel("singular value $σ_i$")
+            ax.set(title=layer, xlabel="index i")
+        top = max(factors.s[0] for factors in svds.values())
+        axes[0, 0].set(ylabel="singular value $σ_i$", ylim=(top / 500, 1.5 * top))
         axes[0, 0].legend(loc="lower left")
         return _finish(figure, name)
 

@@ -75,6 +75,16 @@ def test_a_damaged_baseline_is_trained_again(few, cache, trainings, suffix, dama
     assert trainings == [0, 0]
 
 
+def test_a_flipped_bit_in_the_weights_is_noticed(few, cache, trainings):
+    model.baseline(few, 1, 0)
+    path = cache / "baseline-1-0.weights.h5"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    model.baseline(few, 1, 0)
+    assert trainings == [0, 0]
+
+
 def test_interrupted_writing_leaves_nothing_behind(few, cache, trainings, monkeypatch):
     def interrupted(network, path):
         path.write_bytes(b"half")
@@ -89,7 +99,7 @@ def test_interrupted_writing_leaves_nothing_behind(few, cache, trainings, monkey
     assert trainings == [0, 0]
 
 
-def _race(folder, digits, queue):
+def _race(folder, digits, queue, both_ready):
     model.CACHE = folder
     trained = model.train
 
@@ -98,6 +108,7 @@ def _race(folder, digits, queue):
         return trained(*args)
 
     model.train, model._key = train, lambda *args: "race"
+    both_ready.wait(timeout=100)
     kept = model.baseline(digits, epochs=1, seed=0)
     queue.put(model.accuracy(kept.network, digits.x_test, digits.y_test))
 
@@ -105,7 +116,8 @@ def _race(folder, digits, queue):
 def test_of_two_processes_one_trains_and_both_get_the_same(few, cache):
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.Queue()
-    pair = [spawn.Process(target=_race, args=(cache, few, queue)) for _ in range(2)]
+    arguments = (cache, few, queue, spawn.Barrier(2))
+    pair = [spawn.Process(target=_race, args=arguments) for _ in range(2)]
     for process in pair:
         process.start()
     said = [queue.get(timeout=100) for _ in range(3)]
