@@ -65,9 +65,12 @@ def truncate(model, D, layers=None, svds=None):
     Raises:
         ValueError: D is no such number, or a name is not that of a Dense layer of the model.
     """
-    names = [layer.name for layer in _chosen(model, layers or (svds and list(svds)))]
+    if layers is None and svds is not None:
+        layers = list(svds)
+    names = [layer.name for layer in _chosen(model, layers)]
     ranks = ranks_of(names, D)
-    svds = svds or decompose(model, names)
+    if svds is None:
+        svds = decompose(model, names)
     if missing := [name for name in names if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
     copy = keras.models.clone_model(model)
@@ -92,7 +95,8 @@ def ranks_of(names, D):
 
 
 def _dense_layers(model):
-    if not isinstance(model, keras.Model) or not model.built or not model.layers:
+    is_graph = isinstance(model, keras.Sequential) or hasattr(model, "outputs")
+    if not isinstance(model, keras.Model) or not is_graph or not model.built:
         raise ValueError("expected a built Keras model, Sequential or functional.")
     for layer in model.layers:
         if isinstance(layer, keras.Model) and _dense_layers(layer):

@@ -26,6 +26,18 @@ def sequential(widths=(8, 11, 5), use_bias=True):
     return keras.Sequential([keras.Input((7,)), *layers, Dense(3, name="out")])
 
 
+class Subclassed(keras.Model):
+    """A model whose layers no graph connects."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = Dense(3)
+        self(np.zeros((1, 7), "float32"))
+
+    def call(self, x):
+        return self.dense(x)
+
+
 def kernel(model, name):
     return model.get_layer(name).get_weights()[0]
 
@@ -70,6 +82,8 @@ def test_ranks_and_layers_can_be_chosen():
     assert np.linalg.matrix_rank(kernel(small, "joined"), tol=1e-4) == 2
     assert np.linalg.matrix_rank(kernel(small, "logits"), tol=1e-4) == 3
     np.testing.assert_array_equal(kernel(small, "left"), kernel(model, "left"))
+    none = compress.truncate(model, 2, layers=[])
+    np.testing.assert_array_equal(kernel(none, "left"), kernel(model, "left"))
 
 
 def test_whitening_sees_what_each_layer_sees():
@@ -96,5 +110,8 @@ def test_wrong_requests_are_clear_errors():
         compress.truncate(model, 2, layers=["d5"], svds=compress.decompose(model, ["d8"]))
     with pytest.raises(ValueError, match="nested"):
         compress.truncate(keras.Sequential([keras.Input((7,)), model, Dense(2)]), 2)
+    for alien in (Subclassed(), Dense(3), "model.keras"):
+        with pytest.raises(ValueError, match="built Keras model"):
+            compress.truncate(alien, 2)
     with pytest.raises(ValueError, match="built"):
         compress.truncate(keras.Sequential([Dense(3), Dense(2)]), 2)
