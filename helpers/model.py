@@ -137,8 +137,8 @@ def baseline(data, epochs, seed):
     """The trained baseline: from disk if it was trained before, else trained and kept there.
 
     What is kept is found again by all that determines it: the data's content, epochs, seed,
-    the source of `build` and `train`, and the version of TensorFlow. Of several processes that
-    ask at once, one trains and the others wait. A damaged file is trained again.
+    the source of the functions that build and train, and the version of TensorFlow. Of several
+    processes that ask at once, one trains and the others wait. A damaged file is trained again.
 
     Args:
         data: helpers.data.Data.
@@ -162,7 +162,7 @@ def baseline(data, epochs, seed):
 
 
 def _key(data, epochs, seed):
-    recipe = [inspect.getsource(build), inspect.getsource(train)]
+    recipe = [inspect.getsource(part) for part in (build, initial_std, train, batches)]
     constants = [BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, tf.__version__]
     determines = json.dumps([data.sha256, int(epochs), int(seed), *recipe, *constants])
     return hashlib.sha256(determines.encode()).hexdigest()[:16]
