@@ -95,8 +95,7 @@ def ranks_of(names, D):
 
 
 def _dense_layers(model):
-    is_graph = isinstance(model, keras.Sequential) or hasattr(model, "outputs")
-    if not isinstance(model, keras.Model) or not is_graph or not model.built:
+    if not (isinstance(model, keras.Model) and model.built and hasattr(model, "outputs")):
         raise ValueError("expected a built Keras model, Sequential or functional.")
     for layer in model.layers:
         if isinstance(layer, keras.Model) and _dense_layers(layer):

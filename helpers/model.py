@@ -64,10 +64,10 @@ def initial_std(n_in):
     return (2 / n_in) ** 0.5
 
 
-def train(network, data, epochs, seed, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY):
-    """Train in place by AdamW, the learning rate falling to zero along a cosine.
+def train(network, data, epochs, seed):
+    """Train in place by AdamW, the learning rate falling from LEARNING_RATE to 0 along a cosine.
 
-    Each step shrinks the kernels by the factor 1 − learning rate · weight_decay, whatever the
+    Each step shrinks the kernels by the factor 1 − learning rate · WEIGHT_DECAY, whatever the
     gradient (decoupled weight decay, Loshchilov and Hutter, ICLR 2019); biases do not decay.
     The loss is the cross-entropy to labels smoothed by 0.1 (Szegedy et al., CVPR 2016).
 
@@ -76,15 +76,13 @@ def train(network, data, epochs, seed, learning_rate=LEARNING_RATE, weight_decay
         data: helpers.data.Data; validation accuracy is recorded after each epoch.
         epochs: passes over the training part.
         seed: of the order of the batches.
-        learning_rate: at the first step.
-        weight_decay: see above.
 
     Returns:
         {"loss", "accuracy", "val_loss", "val_accuracy"}, each a list of one float an epoch.
     """
     steps = epochs * -(-len(data.x_train) // BATCH_SIZE)
     optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(learning_rate, steps), weight_decay=weight_decay
+        keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps), weight_decay=WEIGHT_DECAY
     )
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
@@ -100,16 +98,16 @@ def train(network, data, epochs, seed, learning_rate=LEARNING_RATE, weight_decay
     return {name: [float(value) for value in curve] for name, curve in history.history.items()}
 
 
-def remaining_initialisation(steps, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY):
+def remaining_initialisation(steps):
     """What weight decay alone leaves of a kernel's initial entries after `train`.
 
-        Π_t (1 − η_t · weight_decay),   η_t = learning_rate · (1 + cos(π t / steps)) / 2
+        Π_t (1 − η_t · WEIGHT_DECAY),   η_t = LEARNING_RATE · (1 + cos(π t / steps)) / 2
 
     >>> round(remaining_initialisation(2000), 2)
     0.37
     """
-    eta = learning_rate * (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
-    return float(np.prod(1 - eta * weight_decay))
+    eta = LEARNING_RATE * (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
+    return float(np.prod(1 - eta * WEIGHT_DECAY))
 
 
 def batches(x, y, shuffle_seed=None):
