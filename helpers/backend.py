@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 @contextlib.contextmanager
-def _stderr_muted():
+def stderr_muted():
     """Mute file descriptor 2: TensorFlow's first lines come before it reads its log level."""
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -25,10 +25,10 @@ def _stderr_muted():
         os.close(stderr)
 
 
-with _stderr_muted():
+with stderr_muted():
     import keras
     import tensorflow as tf
 
     tf.config.list_physical_devices()  # says, where there is no GPU, that there is none
 
-__all__ = ["keras", "tf"]
+__all__ = ["keras", "stderr_muted", "tf"]

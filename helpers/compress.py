@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from . import svd
+from . import cost, svd
 from .backend import keras
 
 
@@ -65,19 +65,54 @@ def truncate(model, D, layers=None, svds=None):
     Raises:
         ValueError: D is no such number, or a name is not that of a Dense layer of the model.
     """
-    if layers is None and svds is not None:
-        layers = list(svds)
-    names = [layer.name for layer in _chosen(model, layers)]
-    ranks = ranks_of(names, D)
-    if svds is None:
-        svds = decompose(model, names)
-    if missing := [name for name in names if name not in svds]:
-        raise ValueError(f"svds lack the layers {missing}.")
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for name, rank in ranks.items():
-        layer = copy.get_layer(name)
-        layer.kernel.assign(svd.truncate(svds[name], rank).astype(layer.kernel.dtype))
+    cuts = _cuts(model, D, layers, svds)
+    copy = _copy(model)
+    for name, (factors, rank) in cuts.items():
+        _, *bias = model.get_layer(name).get_weights()
+        copy.get_layer(name).set_weights([svd.truncate(factors, rank), *bias])
+    return copy
+
+
+def factorize(model, D, layers=None, svds=None, balanced=False):
+    """A copy of the model in which two Dense layers stand for each chosen one, W → U_D, Vt_D.
+
+        act(x W + b)   →   act((x U_D) Vt_D + b),   U_D Vt_D = W_D
+
+    U_D (n_in, D) is linear and has no bias; Vt_D (D, n_out) has the layer's bias and activation.
+    They are named after the layer, with _U and _Vt appended. All are plain Keras layers, and
+    give the outputs of `truncate`. Where two factors would not save parameters
+    (`helpers.cost.break_even_rank`), the layer stays one, with kernel W_D.
+
+    Args:
+        model: a built Keras model, Sequential or functional; not changed.
+        D: singular values kept, one number for all layers or a sequence of one per layer; more
+            than a matrix has keeps all.
+        layers: names of Dense layers; those of `svds`, else all but the output by default.
+        svds: from `decompose`, to reuse for several D; computed if missing.
+        balanced: share the singular values between both factors (`helpers.svd.factors`), else
+            Vt_D has them all.
+
+    Returns:
+        keras.Model.
+
+    Raises:
+        ValueError: D is no such number, or a name is not that of a Dense layer of the model.
+    """
+    cuts = _cuts(model, D, layers, svds)
+    pairs = {
+        name: _pair(model.get_layer(name), rank)
+        for name, (_, rank) in cuts.items()
+        if rank <= cost.break_even_rank(model.get_layer(name).kernel.shape)
+    }
+    copy = _copy(model, pairs)
+    for name, (factors, rank) in cuts.items():
+        W, *bias = model.get_layer(name).get_weights()
+        if name in pairs:
+            U_D, Vt_D = svd.factors(factors, rank, balanced)
+            copy.get_layer(f"{name}_U").set_weights([U_D])
+            copy.get_layer(f"{name}_Vt").set_weights([Vt_D, *bias])
+        elif rank < min(W.shape):
+            copy.get_layer(name).set_weights([svd.truncate(factors, rank), *bias])
     return copy
 
 
@@ -103,6 +138,57 @@ def _dense_layers(model):
                 f"the Dense layers in the nested model {layer.name!r} are out of reach."
             )
     return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+
+
+def _cuts(model, D, layers, svds):
+    """{layer name: (helpers.svd.SVD, rank)} for the arguments of `truncate`, checked."""
+    if layers is None and svds is not None:
+        layers = list(svds)
+    names = [layer.name for layer in _chosen(model, layers)]
+    ranks = ranks_of(names, D)
+    if svds is None:
+        svds = decompose(model, names)
+    if missing := [name for name in names if name not in svds]:
+        raise ValueError(f"svds lack the layers {missing}.")
+    return {name: (svds[name], min(ranks[name], len(svds[name].s))) for name in names}
+
+
+def _pair(layer, D):
+    """Two Dense layers in place of one, not built: n_in → D, linear, and D → n_out."""
+    config = layer.get_config()
+    linear = {"use_bias": False, "activation": None, "activity_regularizer": None}
+    first = config | linear | {"name": f"{layer.name}_U", "units": D}
+    second = config | {"name": f"{layer.name}_Vt"}
+    return [keras.layers.Dense.from_config(first), keras.layers.Dense.from_config(second)]
+
+
+def _copy(model, replacements=None):
+    """A copy of the model, weights included, in which chains of layers replace those named."""
+    replacements = replacements or {}
+    if isinstance(model, keras.Sequential):
+        copy = _copy_sequential(model, replacements)
+    else:
+
+        def call(layer, *inputs, **arguments):
+            if layer.name not in replacements:
+                return layer(*inputs, **arguments)
+            (x,) = inputs
+            for part in replacements[layer.name]:
+                x = part(x)
+            return x
+
+        copy = keras.models.clone_model(model, call_function=call)
+    for layer in model.layers:
+        if layer.weights and layer.name not in replacements:
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
+    return copy
+
+
+def _copy_sequential(model, replacements):
+    layers = [keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)]
+    for layer in model.layers:
+        layers += replacements.get(layer.name) or [type(layer).from_config(layer.get_config())]
+    return keras.Sequential(layers, name=model.name)
 
 
 def _chosen(model, names):

@@ -1,8 +1,16 @@
-"""What a network costs: parameters to store, multiply-adds to run.
+"""What a network costs: parameters, multiply-adds, bytes, time.
 
 A dense kernel W (n_in, n_out) holds n_in · n_out numbers. One multiply-add per number and image
 is what its product with an input costs, so both are counted by the same functions.
 """
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .backend import keras, stderr_muted, tf
 
 
 def svd_parameters(shape, D):
@@ -53,3 +61,82 @@ def kept_parameters(model, ranks):
         dense = shape[0] * shape[1]
         total -= dense - min(dense, factorized_parameters(shape, D))
     return total
+
+
+def multiply_adds(model):
+    """Multiply-adds of the model's Dense layers for one input vector each, Σ n_in · n_out."""
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    return sum(layer.kernel.shape[0] * layer.kernel.shape[1] for layer in dense)
+
+
+def to_litert(model, int8=False):
+    """The model as a LiteRT (TensorFlow Lite) file.
+
+    Args:
+        model: a built Keras model.
+        int8: store the weights as 8-bit integers with a scale for each output, and multiply in
+            integers (dynamic-range quantization); else all is float32.
+
+    Returns:
+        bytes, the content of a .tflite file.
+
+    Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
+    """
+    options = {"optimizations": [tf.lite.Optimize.DEFAULT]} if int8 else {}
+    with tempfile.TemporaryDirectory() as folder, stderr_muted():
+        path = Path(folder) / "model.tflite"
+        model.export(path, format="litert", verbose=False, **options)
+        return path.read_bytes()
+
+
+def litert_function(content, batch_size=1):
+    """A function that runs a LiteRT model on one thread.
+
+    Args:
+        content: bytes of a .tflite file with one input and one output.
+        batch_size: rows of every input.
+
+    Returns:
+        function, x (batch_size, …) float32 → the model's outputs (batch_size, …).
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    with stderr_muted():
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        source = interpreter.get_input_details()[0]
+        interpreter.resize_tensor_input(source["index"], [batch_size, *source["shape"][1:]])
+        interpreter.allocate_tensors()
+    target = interpreter.get_output_details()[0]
+
+    def run(x):
+        interpreter.set_tensor(source["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(target["index"])
+
+    return run
+
+
+def seconds(functions, rounds, calls=1):
+    """Seconds a call of each function, interleaved.
+
+    Each round times every function once, over `calls` calls in a row after one that is not
+    timed. What else the machine does then strikes all of them alike, and a ratio of medians
+    means more than each median.
+
+    Args:
+        functions: {name: function without arguments}.
+        rounds: rounds timed, after one that is not.
+        calls: calls in a row.
+
+    Returns:
+        {name: array (rounds,)} of seconds per call.
+    """
+    times = {name: [] for name in functions}
+    for _ in range(rounds + 1):
+        for name, function in functions.items():
+            function()
+            start = time.perf_counter()
+            for _ in range(calls):
+                function()
+            times[name].append((time.perf_counter() - start) / calls)
+    return {name: np.array(measured[1:]) for name, measured in times.items()}

@@ -113,6 +113,33 @@ def truncate(svd, D):
     return (U[:, :D] * s[:D]) @ Vt[:D]
 
 
+def factors(svd, D, balanced=False):
+    """The two factors of the rank-D truncation, W_D = U_D Vt_D.
+
+        U_D = U[:, :D],             Vt_D = diag(s[:D]) Vt[:D]           (the textbook's)
+        U_D = U[:, :D] diag(√s),    Vt_D = diag(√s) Vt[:D]              (balanced)
+
+    Args:
+        svd: the factors of W (n_in, n_out).
+        D: singular values kept; more than there are keeps all.
+        balanced: share s between both factors.
+
+    Returns:
+        U_D (n_in, D), Vt_D (D, n_out).
+
+    Raises:
+        ValueError: D is not a whole number of at least 1.
+
+    >>> factors(decompose([[9.0, 0.0], [0.0, 4.0]]), D=1, balanced=True)
+    (array([[3.],
+           [0.]]), array([[3., 0.]]))
+    """
+    D = check_rank(D)
+    U, s, Vt = svd
+    left, right = (np.sqrt(s[:D]), np.sqrt(s[:D])) if balanced else (1, s[:D])
+    return U[:, :D] * left, right[:, None] * Vt[:D]
+
+
 def energy(s, D):
     """The share of the energy in the D leading singular values, Σ_{i≤D} σᵢ² / Σᵢ σᵢ².
 

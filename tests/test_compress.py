@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import compress, svd
+from helpers import compress, cost, svd
 from helpers.backend import keras
 
 Dense = keras.layers.Dense
@@ -76,6 +76,82 @@ def test_full_rank_equals_the_model(make, whitened):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+ACTIVATIONS = st.sampled_from(["relu", "tanh", "linear", "gelu", "softmax"])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    st.integers(1, 40),
+    ACTIVATIONS,
+    *[st.booleans()] * 3,
+)
+def test_factorized_outputs_are_the_truncated_ones(widths, D, activation, bias, functional, even):
+    image = keras.Input((9,))
+    layers = [Dense(n, activation, bias, bias_initializer="normal") for n in widths]
+    chain = [*layers, Dense(3)]
+    x = image
+    for layer in chain:
+        x = layer(x)
+    model = keras.Model(image, x) if functional else keras.Sequential([image, *chain])
+    images = np.random.default_rng(D).normal(size=(5, 9)).astype("float32")
+    small = compress.factorize(model, D, balanced=even)
+    expected = compress.truncate(model, D)(images)
+    np.testing.assert_allclose(small(images), expected, atol=2e-5)
+    ranks = dict.fromkeys(compress.hidden_layers(model), D)
+    assert small.count_params() == cost.kept_parameters(model, ranks)
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("make", [two_branches, sequential])
+def test_factorized_models_are_plain_keras(make, whitened, tmp_path):
+    model = make()
+    x = np.random.default_rng(0).normal(size=(50, *model.input_shape[1:])).astype("float32")
+    svds = compress.decompose(model, inputs=x if whitened else None)
+    small = compress.factorize(model, 2, svds=svds)
+    assert {type(layer) for layer in small.layers} == {type(layer) for layer in model.layers}
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    truncated = compress.truncate(model, 2, svds=svds)
+    for outputs in (small(x), loaded(x)):
+        for ours, theirs in zip(
+            keras.tree.flatten(outputs), keras.tree.flatten(truncated(x)), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_layer_used_twice_stays_one_pair():
+    shared, image = Dense(8, activation="relu", name="shared"), keras.Input((8,))
+    model = keras.Model(image, Dense(2)(shared(shared(image))))
+    small = compress.factorize(model, 3)
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype("float32")
+    np.testing.assert_allclose(small(x), compress.truncate(model, 3)(x), atol=1e-5)
+    assert small.count_params() == 2 * 3 * 8 + 8 + 18
+
+
+def test_beyond_break_even_a_layer_is_left_alone():
+    model = sequential()
+    edge = cost.break_even_rank((8, 11))
+    names = {layer.name for layer in compress.factorize(model, edge, layers=["d11"]).layers}
+    assert {"d8", "d11_U", "d11_Vt", "d5"} < names
+    for D in (edge + 1, 8, 1000):
+        same = compress.factorize(model, D, layers=["d11"])
+        assert [layer.name for layer in same.layers] == [layer.name for layer in model.layers]
+        if D >= 8:
+            np.testing.assert_array_equal(kernel(same, "d11"), kernel(model, "d11"))
+
+
+def test_balanced_factors_share_the_singular_values():
+    model = sequential()
+    small = compress.factorize(model, 3, layers=["d11"], balanced=True)
+    U, Vt = kernel(small, "d11_U"), kernel(small, "d11_Vt")
+    s = np.linalg.svd(kernel(model, "d11"))[1][:3]
+    np.testing.assert_allclose(U.T @ U, np.diag(s), atol=1e-5)
+    np.testing.assert_allclose(Vt @ Vt.T, np.diag(s), atol=1e-5)
+    U = kernel(compress.factorize(model, 3, layers=["d11"]), "d11_U")
+    np.testing.assert_allclose(U.T @ U, np.eye(3), atol=1e-5)
+
+
 def test_ranks_and_layers_can_be_chosen():
     model = two_branches()
     small = compress.truncate(model, [2, 3], layers=["joined", "logits"])
@@ -96,22 +172,23 @@ def test_whitening_sees_what_each_layer_sees():
     np.testing.assert_allclose(ours.s, expected.s, rtol=1e-4, atol=1e-5)
 
 
-def test_wrong_requests_are_clear_errors():
+@pytest.mark.parametrize("change", [compress.truncate, compress.factorize])
+def test_wrong_requests_are_clear_errors(change):
     model = sequential()
     with pytest.raises(ValueError, match="not Dense layers of the model; these are"):
-        compress.truncate(model, 2, layers=["d9"])
+        change(model, 2, layers=["d9"])
     with pytest.raises(ValueError, match="2 ranks for 3 layers"):
-        compress.truncate(model, [1, 2])
+        change(model, [1, 2])
     with pytest.raises(ValueError, match="D must be a whole number"):
-        compress.truncate(model, 0)
+        change(model, 0)
     with pytest.raises(ValueError, match="D must be a whole number"):
-        compress.truncate(model, "abc")
+        change(model, "abc")
     with pytest.raises(ValueError, match="svds lack"):
-        compress.truncate(model, 2, layers=["d5"], svds=compress.decompose(model, ["d8"]))
+        change(model, 2, layers=["d5"], svds=compress.decompose(model, ["d8"]))
     with pytest.raises(ValueError, match="nested"):
-        compress.truncate(keras.Sequential([keras.Input((7,)), model, Dense(2)]), 2)
+        change(keras.Sequential([keras.Input((7,)), model, Dense(2)]), 2)
     for alien in (Subclassed(), Dense(3), "model.keras"):
         with pytest.raises(ValueError, match="built Keras model"):
-            compress.truncate(alien, 2)
+            change(alien, 2)
     with pytest.raises(ValueError, match="built"):
-        compress.truncate(keras.Sequential([Dense(3), Dense(2)]), 2)
+        change(keras.Sequential([Dense(3), Dense(2)]), 2)
