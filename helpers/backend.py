@@ -31,4 +31,6 @@ with stderr_muted():
 
     tf.config.list_physical_devices()  # says, where there is no GPU, that there is none
 
+tf.get_logger().setLevel("WARNING")  # exporting a model logs at INFO
+
 __all__ = ["keras", "stderr_muted", "tf"]

@@ -1,11 +1,14 @@
 """Network in, network out: the Dense layers of any Keras model at rank D."""
 
+import functools
+import itertools
 import numbers
 
 import numpy as np
 
 from . import cost, svd
 from .backend import keras
+from .layers import DynamicDense
 
 
 def hidden_layers(model):
@@ -27,6 +30,8 @@ def hidden_layers(model):
 def decompose(model, layers=None, inputs=None):
     """One SVD per weight matrix, which serves every D.
 
+    Of a dynamic layer: the rank-D SVD that it computes with.
+
     Args:
         model: a built Keras model, Sequential or functional; not changed.
         layers: names of Dense layers; all but the output by default.
@@ -40,11 +45,11 @@ def decompose(model, layers=None, inputs=None):
     Raises:
         ValueError: a name is not that of a Dense layer of the model.
     """
-    kernels = {layer.name: layer.get_weights()[0] for layer in _chosen(model, layers)}
+    chosen = _chosen(model, layers)
     if inputs is None:
-        return {name: svd.decompose(W) for name, W in kernels.items()}
-    moments = _second_moments(model, list(kernels), inputs)
-    return {name: svd.decompose_whitened(W, moments[name]) for name, W in kernels.items()}
+        return {layer.name: _decompose(layer) for layer in chosen}
+    C = _second_moments(model, [layer.name for layer in chosen], inputs)
+    return {layer.name: svd.decompose_whitened(_kernel(layer), C[layer.name]) for layer in chosen}
 
 
 def truncate(model, D, layers=None, svds=None):
@@ -66,11 +71,7 @@ def truncate(model, D, layers=None, svds=None):
         ValueError: D is no such number, or a name is not that of a Dense layer of the model.
     """
     cuts = _cuts(model, D, layers, svds)
-    copy = _copy(model)
-    for name, (factors, rank) in cuts.items():
-        _, *bias = model.get_layer(name).get_weights()
-        copy.get_layer(name).set_weights([svd.truncate(factors, rank), *bias])
-    return copy
+    return _copy(model, {layer.name: _truncated(layer, *cut) for layer, cut in cuts})
 
 
 def factorize(model, D, layers=None, svds=None, balanced=False):
@@ -99,21 +100,33 @@ def factorize(model, D, layers=None, svds=None, balanced=False):
         ValueError: D is no such number, or a name is not that of a Dense layer of the model.
     """
     cuts = _cuts(model, D, layers, svds)
-    pairs = {
-        name: _pair(model.get_layer(name), rank)
-        for name, (_, rank) in cuts.items()
-        if rank <= cost.break_even_rank(model.get_layer(name).kernel.shape)
-    }
-    copy = _copy(model, pairs)
-    for name, (factors, rank) in cuts.items():
-        W, *bias = model.get_layer(name).get_weights()
-        if name in pairs:
-            U_D, Vt_D = svd.factors(factors, rank, balanced)
-            copy.get_layer(f"{name}_U").set_weights([U_D])
-            copy.get_layer(f"{name}_Vt").set_weights([Vt_D, *bias])
-        elif rank < min(W.shape):
-            copy.get_layer(name).set_weights([svd.truncate(factors, rank), *bias])
-    return copy
+    return _copy(model, {layer.name: _pair(layer, *cut, balanced) for layer, cut in cuts})
+
+
+def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="subspace"):
+    """A copy of the model in which each chosen layer always computes with the SVD of its kernel.
+
+    Dense → `helpers.layers.DynamicDense`, same name, kernel W and bias; D is cut to the rank of
+    W. Before training it gives the outputs of `truncate`; train it, then `factorize` it.
+
+    Args:
+        model: a built Keras model, Sequential or functional; not changed.
+        D: singular values kept, one number for all layers or a sequence of one per layer; more
+            than a matrix has keeps all.
+        layers: names of Dense layers; those of `svds`, else all but the output by default.
+        svds: from `decompose`, plain, to reuse for several D; computed if missing.
+        derivative, tracking: see `helpers.layers.DynamicDense`.
+
+    Returns:
+        keras.Model.
+
+    Raises:
+        ValueError: D, derivative or tracking is none allowed, or a name is not that of a Dense
+            layer of the model.
+    """
+    own = {"derivative": derivative, "tracking": tracking}
+    cuts = _cuts(model, D, layers, svds)
+    return _copy(model, {layer.name: _dynamic(layer, *cut, **own) for layer, cut in cuts})
 
 
 def ranks_of(names, D):
@@ -137,57 +150,98 @@ def _dense_layers(model):
             raise ValueError(
                 f"the Dense layers in the nested model {layer.name!r} are out of reach."
             )
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    dense = (keras.layers.Dense, DynamicDense)  # a subclass with a call of its own is none
+    return [layer for layer in model.layers if type(layer) in dense]
+
+
+def _decompose(layer):
+    return layer.svd() if isinstance(layer, DynamicDense) else svd.decompose(_kernel(layer))
+
+
+def _kernel(layer):
+    """The matrix that the layer multiplies by."""
+    if isinstance(layer, DynamicDense):
+        return svd.truncate(layer.svd(), layer.D)
+    return layer.get_weights()[0]
+
+
+def _like(layer, **changes):
+    """A plain Dense layer, not built, configured as this one but for the changes."""
+    config = keras.layers.Dense.get_config(layer) | changes
+    return keras.layers.Dense.from_config(config)
+
+
+def _bias(layer):
+    return [layer.bias] if layer.use_bias else []
 
 
 def _cuts(model, D, layers, svds):
-    """{layer name: (helpers.svd.SVD, rank)} for the arguments of `truncate`, checked."""
+    """[(layer, (helpers.svd.SVD, rank))] for the arguments of `truncate`, checked."""
     if layers is None and svds is not None:
         layers = list(svds)
-    names = [layer.name for layer in _chosen(model, layers)]
-    ranks = ranks_of(names, D)
+    chosen = _chosen(model, layers)
+    ranks = ranks_of([layer.name for layer in chosen], D)
     if svds is None:
-        svds = decompose(model, names)
-    if missing := [name for name in names if name not in svds]:
+        svds = decompose(model, list(ranks))
+    if missing := [name for name in ranks if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
-    return {name: (svds[name], min(ranks[name], len(svds[name].s))) for name in names}
+    return [(layer, (svds[layer.name], ranks[layer.name])) for layer in chosen]
 
 
-def _pair(layer, D):
-    """Two Dense layers in place of one, not built: n_in → D, linear, and D → n_out."""
-    config = layer.get_config()
+def _truncated(layer, factors, D):
+    """The chain of one Dense layer with kernel W_D."""
+    return [(_like(layer), [svd.truncate(factors, D), *_bias(layer)])]
+
+
+def _pair(layer, factors, D, balanced):
+    """The chain of two Dense layers, n_in → D, linear, and D → n_out, if they save parameters."""
+    if min(D, len(factors.s)) > cost.break_even_rank(layer.kernel.shape):
+        return _truncated(layer, factors, D)
+    U_D, Vt_D = svd.factors(factors, D, balanced)
     linear = {"use_bias": False, "activation": None, "activity_regularizer": None}
-    first = config | linear | {"name": f"{layer.name}_U", "units": D}
-    second = config | {"name": f"{layer.name}_Vt"}
-    return [keras.layers.Dense.from_config(first), keras.layers.Dense.from_config(second)]
+    first = _like(layer, name=f"{layer.name}_U", units=U_D.shape[1], **linear)
+    return [(first, [U_D]), (_like(layer, name=f"{layer.name}_Vt"), [Vt_D, *_bias(layer)])]
 
 
-def _copy(model, replacements=None):
-    """A copy of the model, weights included, in which chains of layers replace those named."""
-    replacements = replacements or {}
+def _dynamic(layer, factors, D, **own):
+    """The chain of one dynamic layer."""
+    D = min(D, len(factors.s))
+    config = keras.layers.Dense.get_config(layer) | own | {"D": D}
+    weights = [layer.kernel, *_bias(layer), factors.U[:, :D], factors.s[:D], factors.Vt[:D]]
+    return [(DynamicDense.from_config(config), weights)]
+
+
+def _copy(model, chains):
+    """A copy of the model, weights included, in which chains of layers replace those named.
+
+    Args:
+        model: a built Keras model, Sequential or functional.
+        chains: {name of a layer with one input: [(new layer, its weights), …]}.
+    """
+    new = {name: [layer for layer, _ in chain] for name, chain in chains.items()}
     if isinstance(model, keras.Sequential):
-        copy = _copy_sequential(model, replacements)
+        copy = _copy_sequential(model, new)
     else:
-
-        def call(layer, *inputs, **arguments):
-            if layer.name not in replacements:
-                return layer(*inputs, **arguments)
-            (x,) = inputs
-            for part in replacements[layer.name]:
-                x = part(x)
-            return x
-
-        copy = keras.models.clone_model(model, call_function=call)
-    for layer in model.layers:
-        if layer.weights and layer.name not in replacements:
-            copy.get_layer(layer.name).set_weights(layer.get_weights())
+        copy = keras.models.clone_model(
+            model,
+            call_function=lambda layer, *inputs, **arguments: (
+                functools.reduce(lambda x, part: part(x), new[layer.name], *inputs)
+                if layer.name in new
+                else layer(*inputs, **arguments)
+            ),
+        )
+    kept = [layer for layer in model.layers if layer.weights and layer.name not in chains]
+    for layer in kept:
+        copy.get_layer(layer.name).set_weights(layer.get_weights())
+    for layer, weights in itertools.chain(*chains.values()):
+        layer.set_weights(weights)
     return copy
 
 
-def _copy_sequential(model, replacements):
+def _copy_sequential(model, new):
     layers = [keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)]
     for layer in model.layers:
-        layers += replacements.get(layer.name) or [type(layer).from_config(layer.get_config())]
+        layers += new.get(layer.name) or [type(layer).from_config(layer.get_config())]
     return keras.Sequential(layers, name=model.name)
 
 

@@ -26,7 +26,9 @@ STYLE = {
     "axes.titlesize": 11,
     "legend.frameon": False,
 }
-PLAIN, WHITENED, BASELINE, NOISE = "tab:blue", "tab:orange", "0.35", "0.65"
+PLAIN, WHITENED, FINE_TUNED = "tab:blue", "tab:orange", "tab:green"
+BASELINE, NOISE = "0.35", "0.65"
+BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
 
 def digits(images, labels, name):
@@ -160,6 +162,81 @@ def loss_by_layer(losses, D, name):
         ax.set_title(f"One layer alone truncated to D = {D}")
         ax.grid(axis="x", visible=False)
         ax.legend()
+        return _finish(figure, name)
+
+
+def fine_tuning(curves, baseline, name):
+    """Validation accuracy after each epoch: {start: list}, and the baseline's level."""
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7.5, 3.8))
+        for start, accuracy in curves.items():
+            ax.plot(np.arange(1, len(accuracy) + 1), accuracy, "o-", ms=4, label=start)
+        ax.axhline(baseline, c=BASELINE, ls="--", lw=1, label="baseline")
+        ax.set(xlabel="epoch", ylabel="validation accuracy")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        ax.legend(loc="lower right", ncols=2)
+        return _finish(figure, name)
+
+
+def factors(pairs, name):
+    """Singular values of each layer's product: {layer name: (before (D,), after (D,))}."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(pairs), figsize=(11, 3), sharey=True, squeeze=False)
+        for ax, (layer, (before, after)) in zip(axes[0], pairs.items(), strict=True):
+            index = np.arange(1, len(before) + 1)
+            ax.plot(index, before, "o", ms=4, mfc="none", c=BASELINE, label="before")
+            ax.plot(index, after, "o", ms=4, c=FINE_TUNED, label="after")
+            ax.set(title=layer, xlabel="index i")
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        axes[0, 0].set(ylabel="singular value $σ_i$", ylim=(0, None))
+        axes[0, 0].legend()
+        return _finish(figure, name)
+
+
+def accuracy_by_parameters(kept, curves, baseline, name):
+    """Test accuracy against the fraction of parameters kept: {method: list}, one per fraction."""
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7, 3.8))
+        colors = (PLAIN, WHITENED, FINE_TUNED)
+        for (method, accuracy), color in zip(curves.items(), colors, strict=True):
+            ax.semilogx(kept, accuracy, "o-", ms=5, c=color, label=method)
+        ax.axhline(baseline, c=BASELINE, ls="--", lw=1, label="baseline")
+        ax.set(xlabel="parameters kept", ylabel="test accuracy")
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        ax.set_xticks(kept)
+        ax.minorticks_off()
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.legend(loc="lower right")
+        return _finish(figure, name)
+
+
+def deployed(worth, limit, name):
+    """Ratios to the float32 baseline as dots, a row for each of bytes, latency and throughput.
+
+    Args:
+        worth: {network: {"bytes_ratio", "latency_ratio", "throughput_ratio"}}.
+        limit: the ratio of multiply-adds.
+        name: the picture's file name, without ending.
+    """
+    rows = {"file size": "bytes_ratio", "latency": "latency_ratio"}
+    rows["throughput"] = "throughput_ratio"
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(8, 2.8))
+        colors = (BASELINE, PLAIN, FINE_TUNED)
+        for (network, ratios), color in zip(worth.items(), colors, strict=True):
+            values = [ratios[key] for key in rows.values()]
+            ax.plot(values, np.arange(len(rows)), "o", ms=8, c=color, label=network)
+            for row, value in enumerate(values):
+                ax.text(value, row - 0.22, f"{value:.1f}", ha="center", bbox=BOX)
+        ax.axvline(limit, c=NOISE, ls="--", lw=1.5, label="ratio of multiply-adds")
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.set_xticks([1, 2, 5, 10, 20, 50, 100])
+        ax.minorticks_off()
+        ax.set_yticks(np.arange(len(rows)), rows)
+        ax.set(ylim=(len(rows) - 0.5, -0.6), xlabel="times better than the float32 baseline")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return _finish(figure, name)
 
 

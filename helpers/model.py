@@ -64,38 +64,47 @@ def initial_std(n_in):
     return (2 / n_in) ** 0.5
 
 
-def train(network, data, epochs, seed):
+def train(network, data, epochs, seed, targets=None, weight_decay=WEIGHT_DECAY, callbacks=()):
     """Train in place by AdamW, the learning rate falling from LEARNING_RATE to 0 along a cosine.
 
-    Each step shrinks the kernels by the factor 1 − learning rate · WEIGHT_DECAY, whatever the
+    Each step shrinks the kernels by the factor 1 − learning rate · weight decay, whatever the
     gradient (decoupled weight decay, Loshchilov and Hutter, ICLR 2019); biases do not decay.
-    The loss is the cross-entropy to labels smoothed by 0.1 (Szegedy et al., CVPR 2016).
+    The loss is the cross-entropy to the labels, smoothed by 0.1 (Szegedy et al., CVPR 2016), or
+    to the targets as they are.
 
     Args:
         network: (n, 784) → (n, 10) logits.
         data: helpers.data.Data; validation accuracy is recorded after each epoch.
         epochs: passes over the training part.
         seed: of the order of the batches.
+        targets: (n, 10), probabilities to learn in place of the training labels.
+        weight_decay: per step and learning rate.
+        callbacks: keras.callbacks.Callback instances, besides the line of progress.
 
     Returns:
         {"loss", "accuracy", "val_loss", "val_accuracy"}, each a list of one float an epoch.
     """
-    steps = epochs * -(-len(data.x_train) // BATCH_SIZE)
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps), weight_decay=WEIGHT_DECAY
-    )
+    schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps(data, epochs))
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    smoothing = 0.1 if targets is None else 0
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
     network.compile(optimizer, loss, metrics=["accuracy"])
+    targets = tf.one_hot(data.y_train, 10) if targets is None else targets
     history = network.fit(
-        batches(data.x_train, data.y_train, shuffle_seed=seed),
-        validation_data=batches(data.x_val, data.y_val),
+        batches(data.x_train, targets, shuffle_seed=seed),
+        validation_data=batches(data.x_val, tf.one_hot(data.y_val, 10)),
         epochs=epochs,
         verbose=0,
         shuffle=False,  # the data set shuffles itself
-        callbacks=[Progress()],
+        callbacks=[*callbacks, Progress()],
     )
     return {name: [float(value) for value in curve] for name, curve in history.history.items()}
+
+
+def steps(data, epochs):
+    """Steps of `train`: batches in so many passes over the training part."""
+    return epochs * -(-len(data.x_train) // BATCH_SIZE)
 
 
 def remaining_initialisation(steps):
@@ -111,11 +120,11 @@ def remaining_initialisation(steps):
 
 
 def batches(x, y, shuffle_seed=None):
-    """A tf.data.Dataset of batches (x, one-hot y), in a new order each epoch if seeded."""
+    """A tf.data.Dataset of batches (x, y), in a new order each epoch if seeded."""
     indices = tf.data.Dataset.range(len(x))
     if shuffle_seed is not None:
         indices = indices.shuffle(len(x), seed=shuffle_seed)
-    x, y = tf.constant(x), tf.one_hot(y, 10)
+    x, y = tf.constant(x), tf.constant(y)
     # Autotuning looks for work in naps that double from 10 ms, and an epoch ends with a nap: it
     # would round 13 seconds up to 20.
     options = tf.data.Options()
@@ -124,11 +133,17 @@ def batches(x, y, shuffle_seed=None):
     return gathered.with_options(options)
 
 
+def logits(network, x):
+    """The network's outputs for x, (n, 10), without dropout."""
+    # Called directly: `predict` would compile anew for each of many networks.
+    return np.concatenate(
+        [network(x[i : i + 1000], training=False) for i in range(0, len(x), 1000)]
+    )
+
+
 def accuracy(network, x, y):
     """The share of images whose largest logit is that of their label, 0 to 1."""
-    # Called directly: `predict` would compile anew for each of many networks.
-    logits = [network(x[i : i + 1000], training=False) for i in range(0, len(x), 1000)]
-    return float(np.mean(np.concatenate(logits).argmax(axis=1) == y))
+    return float(np.mean(logits(network, x).argmax(axis=1) == y))
 
 
 def baseline(data, epochs, seed):
@@ -160,7 +175,7 @@ def baseline(data, epochs, seed):
 
 
 def _key(data, epochs, seed):
-    recipe = [inspect.getsource(part) for part in (build, initial_std, train, batches)]
+    recipe = [inspect.getsource(part) for part in (build, initial_std, train, steps, batches)]
     constants = [BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, tf.__version__]
     determines = json.dumps([data.sha256, int(epochs), int(seed), *recipe, *constants])
     return hashlib.sha256(determines.encode()).hexdigest()[:16]

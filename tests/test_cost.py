@@ -1,6 +1,10 @@
+import time
+
+import numpy as np
 import pytest
 
-from helpers import compress, cost, model
+from helpers import compress, cost, data, model
+from helpers.backend import keras
 
 
 def test_counts_of_the_baseline_are_those_by_hand():
@@ -17,3 +21,42 @@ def test_break_even_is_the_last_rank_that_saves(shape):
     assert cost.factorized_parameters(shape, D) < dense
     assert cost.factorized_parameters(shape, D + 1) >= dense
     assert cost.svd_parameters(shape, D) == cost.factorized_parameters(shape, D) + D
+
+
+def test_multiply_adds_are_those_by_hand():
+    network = model.build(seed=0)
+    assert cost.multiply_adds(network) == 784 * 1024 + 4 * 1024**2 + 10_240
+    assert cost.multiply_adds(compress.factorize(network, 20)) == 200_000 + 10_240
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Small networks whose biases differ, as LiteRT stores equal arrays once."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(256, "relu", bias_initializer="normal") for _ in range(2)]
+    dense = keras.Sequential([keras.Input((784,)), *layers, keras.layers.Dense(10)])
+    return {"dense": dense, "factorized": compress.factorize(dense, 20)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("name", ["dense", "factorized"])
+def test_litert_agrees_with_keras_on_digits(networks, name, batch_size):
+    x = data.load("subset").x_test[:batch_size]
+    expected = networks[name](x)
+    for int8, tolerance in ((False, 1e-5), (True, 0.05)):
+        run = cost.litert_function(cost.to_litert(networks[name], int8), batch_size)
+        np.testing.assert_allclose(run(x), expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_files_hold_the_weights_and_little_else(networks):
+    for network in networks.values():
+        numbers = network.count_params()
+        assert 0 <= len(cost.to_litert(network)) - 4 * numbers < 8000
+        assert 0 <= len(cost.to_litert(network, int8=True)) - numbers < 12000
+
+
+def test_seconds_are_those_of_a_call():
+    times = cost.seconds({"slow": lambda: time.sleep(0.002), "fast": int}, rounds=5, calls=3)
+    assert times["slow"].shape == (5,)
+    assert 0.002 <= np.median(times["slow"]) < 0.1
+    assert np.median(times["fast"]) < 0.001

@@ -56,10 +56,10 @@ def test_all_that_determines_the_baseline_is_in_its_key(few, monkeypatch):
     keys.add(model._key(data.Data(**vars(few) | {"sha256": "other"}), 1, 0))
     monkeypatch.setattr(model, "WEIGHT_DECAY", 0.5)
     keys.add(model._key(few, 1, 0))
-    for part in ("build", "initial_std", "train", "batches"):
+    for part in ("build", "initial_std", "train", "steps", "batches"):
         monkeypatch.setattr(model, part, lambda: None)
         keys.add(model._key(few, 1, 0))
-    assert len(keys) == 9
+    assert len(keys) == 10
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"sha256": 1}', None])
