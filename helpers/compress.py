@@ -208,7 +208,7 @@ def _dynamic(layer, factors, D, **own):
     D = min(D, len(factors.s))
     config = keras.layers.Dense.get_config(layer) | own | {"D": D}
     weights = [layer.kernel, *_bias(layer), factors.U[:, :D], factors.s[:D], factors.Vt[:D]]
-    return [(DynamicDense.from_config(config), weights)]
+    return [(DynamicDense(**config), weights)]
 
 
 def _copy(model, chains):

@@ -90,6 +90,15 @@ class DynamicDense(keras.layers.Dense):
         y = y if self.bias is None else y + self.bias
         return y if self.activation is None else self.activation(y)
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name in ("U", "s", "Vt"):
+            store[name] = getattr(self, name)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self._keep(store["U"], store["s"], store["Vt"])
+
     def get_config(self):
         own = {"D": self.D, "derivative": self.derivative, "tracking": self.tracking}
         return super().get_config() | own
@@ -183,8 +192,9 @@ def exact(x, dy, W, U, s, Vt):
 
     P = A and Q = B would be `tangent`. Eliminating Q leaves (σᵢ² − RRᵀ) pᵢ = σᵢ² aᵢ + σᵢ R bᵢ
     for each column, positive definite while σ_D > σ_{D+1}: conjugate gradients from P = A. The
-    derivative grows like σ_D / (σ_D − σ_{D+1}); where the gap closes it does not exist, and a
-    column stops before a direction in which σᵢ² − σⱼ² < 1e-3 σᵢ².
+    derivative grows like σ_D / (σ_D − σ_{D+1}); where the gap closes it does not exist. To stay
+    finite a column stops before a direction in which σᵢ² − σⱼ² < 1e-3 σᵢ², and singular values
+    below the square root of the precision, relative to σ₁, count as 0.
     """
     M, A, B = _tangent_parts(x, dy, U, Vt)
 
@@ -196,7 +206,8 @@ def exact(x, dy, W, U, s, Vt):
         return tf.matmul(W, P, transpose_a=True)
 
     P = _conjugate_gradients(lambda P: P * s**2 - R(Rt(P)), A, R(B * s + Rt(A)), 1e-3 * s**2)
-    Q = B + tf.math.divide_no_nan(Rt(P), s)
+    nonzero = s > _root_of_precision(s) * s[0]
+    Q = B + tf.math.divide_no_nan(Rt(P), tf.where(nonzero, s, 0.0))
     return _assemble(M, P, Q, U, Vt)
 
 
@@ -228,7 +239,7 @@ def _conjugate_gradients(operator, X, residual, least_curvature):
     def dots(a, b):
         return tf.reduce_sum(a * b, axis=0)
 
-    tolerance = np.finfo(X.dtype.as_numpy_dtype).eps * dots(residual, residual)
+    tolerance = _root_of_precision(X) ** 2 * dots(residual, residual)
 
     def unsolved(X, residual, direction):
         return tf.reduce_any(dots(residual, residual) > tolerance)
@@ -245,3 +256,7 @@ def _conjugate_gradients(operator, X, residual, least_curvature):
 
     X, _, _ = tf.while_loop(unsolved, step, (X, residual, residual), maximum_iterations=50)
     return X
+
+
+def _root_of_precision(tensor):
+    return float(np.sqrt(np.finfo(tensor.dtype.as_numpy_dtype).eps))
