@@ -28,6 +28,12 @@ STYLE = {
 }
 PLAIN, WHITENED, FINE_TUNED = "tab:blue", "tab:orange", "tab:green"
 BASELINE, NOISE = "0.35", "0.65"
+DERIVATIVE_COLORS = {
+    "tangent": FINE_TUNED,
+    "straight_through": "tab:red",
+    "straight_through, slow": "tab:pink",
+    "exact": "tab:purple",
+}
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
 
@@ -237,6 +243,119 @@ def deployed(worth, limit, name):
         ax.set_yticks(np.arange(len(rows)), rows)
         ax.set(ylim=(len(rows) - 0.5, -0.6), xlabel="times better than the float32 baseline")
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        return _finish(figure, name)
+
+
+def tangent_space(name):
+    """The cone of symmetric rank-1 matrices [[a, b], [b, c]], ac = b², and a tangent plane."""
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(6, 4.6))
+        ax = figure.add_subplot(projection="3d", computed_zorder=False)
+        r, angle = np.meshgrid(np.linspace(0, 2, 20), np.linspace(0, 2 * np.pi, 60))
+        # u uᵀ with u = √r (cos, sin); twice as far round b, so that the cone is round.
+        cone = r * (1 + np.cos(angle)) / 2, r * np.sin(angle) / 2, r * (1 - np.cos(angle)) / 2
+        ax.plot_surface(*cone, color=PLAIN, alpha=0.25, linewidth=0, zorder=0)
+        W = np.array([1.0, 0, 0])  # a, b, c: the tangent plane there is c = 0
+        a, b = np.meshgrid([0.3, 1.9], [-0.8, 0.8])
+        ax.plot_surface(a, b, np.zeros_like(a), color=FINE_TUNED, alpha=0.2, zorder=1)
+        G, projection = np.array([0.5, 0.45, 0.9]), np.array([0.5, 0.45, 0])
+        ax.plot(*np.stack([W + G, W + projection], 1), ":", c=NOISE, zorder=2)
+        ax.quiver(*W, *G, color=BASELINE, lw=2, arrow_length_ratio=0.12, zorder=3)
+        ax.quiver(*W, *projection, color=FINE_TUNED, lw=2, arrow_length_ratio=0.15, zorder=3)
+        ax.scatter(*W, c="k", s=25, zorder=4)
+        ax.text(*(W + G), " G", color=BASELINE)
+        ax.text(*(W + projection), " its projection", color=FINE_TUNED)
+        ax.text(*(W - [0, 0.1, 0.15]), "f(W)", ha="right")
+        ax.set(xlabel="a", ylabel="b", zlabel="c", xlim=(0, 2), ylim=(-1, 1), zlim=(0, 2))
+        ax.set(xticks=[0, 1, 2], yticks=[-1, 0, 1], zticks=[0, 1, 2])
+        ax.set_box_aspect((1, 1, 1), zoom=0.88)
+        ax.view_init(elev=22, azim=-50)
+        return _finish(figure, name)
+
+
+def step_times(times, name):
+    """Bars of seconds a training step: {network: seconds}, the first being the reference."""
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7, 2.4))
+        reference = next(iter(times.values()))
+        ratios = [seconds / reference for seconds in times.values()]
+        colors = [BASELINE, *[DERIVATIVE_COLORS[network] for network in list(times)[1:]]]
+        bars = ax.barh(list(times), ratios, color=colors, height=0.6)
+        ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
+        ax.axvline(1, c=BASELINE, ls="--", lw=1)
+        ax.set(xlabel="time of a training step, dense = 1")
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        return _finish(figure, name)
+
+
+def singular_values(spectra, D, name):
+    """Singular values of one layer over training: {derivative: list an epoch of s (r,)}."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(spectra), figsize=(10, 3.4), sharey=True, squeeze=False)
+        for ax, (derivative, history) in zip(axes[0], spectra.items(), strict=True):
+            s = np.array(history)[:, : 2 * D]
+            ax.plot(s[:, D:], c=NOISE, lw=0.8)
+            ax.plot(s[:, :D], c=DERIVATIVE_COLORS[derivative], lw=0.8)
+            ax.plot(s[:, D - 1], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
+            if s.shape[1] > D:
+                ax.plot(s[:, D], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
+            ax.set(title=derivative, xlabel="epoch")
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        axes[0, 0].set(ylabel="singular values", ylim=(0, None))
+        axes[0, 0].legend(loc="upper left")
+        return _finish(figure, name)
+
+
+def gaps(gaps, name):
+    """Relative gap of each layer by epoch: {derivative: {layer: [one list an epoch per seed]}}."""
+    layers = list(next(iter(gaps.values())))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(layers), figsize=(11, 3), sharey=True, squeeze=False)
+        for ax, layer in zip(axes[0], layers, strict=True):
+            for derivative, by_layer in gaps.items():
+                for k, curve in enumerate(by_layer[layer]):
+                    label = derivative if k == 0 else None
+                    ax.plot(curve, "o-", ms=3, lw=1, c=DERIVATIVE_COLORS[derivative], label=label)
+            ax.set(title=layer, xlabel="epoch")
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes[0, 0].set(ylabel="gap, relative to $σ_D$", ylim=(0, None))
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        return _finish(figure, name)
+
+
+def dynamic_curves(curves, baseline, name):
+    """Validation accuracy by epoch, {derivative: [(by exact SVD, by tracked factors) per seed]}."""
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7.5, 3.8))
+        for derivative, pairs in curves.items():
+            color = DERIVATIVE_COLORS[derivative]
+            for k, (exact, tracked) in enumerate(pairs):
+                epochs = np.arange(1, len(exact) + 1)
+                ax.plot(epochs, exact, "o-", ms=4, c=color, label=derivative if k == 0 else None)
+                ax.plot(epochs, tracked, ":", c=color)
+        ax.plot([], [], "k:", label="with tracked factors")
+        ax.axhline(baseline, c=BASELINE, ls="--", lw=1, label="baseline")
+        ax.set(xlabel="epoch", ylabel="validation accuracy")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        ax.legend(loc="lower right", ncols=2)
+        return _finish(figure, name)
+
+
+def comparison(accuracies, baseline, name):
+    """Test accuracy of each method as dots, one a seed: {method: list}."""
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7.5, 3))
+        for row, values in enumerate(accuracies.values()):
+            ax.plot(values, [row] * len(values), "o", ms=7, c=PLAIN, alpha=0.6)
+            ax.text(np.mean(values), row - 0.25, f"{np.mean(values):.2%}", ha="center", bbox=BOX)
+        ax.axvline(baseline, c=BASELINE, ls="--", lw=1, label=f"baseline {baseline:.2%}")
+        ax.set_yticks(np.arange(len(accuracies)), accuracies)
+        ax.set(ylim=(len(accuracies) - 0.5, -0.7), xlabel="test accuracy")
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.legend(loc="lower left")
         return _finish(figure, name)
 
 

@@ -64,8 +64,17 @@ def initial_std(n_in):
     return (2 / n_in) ** 0.5
 
 
-def train(network, data, epochs, seed, targets=None, weight_decay=WEIGHT_DECAY, callbacks=()):
-    """Train in place by AdamW, the learning rate falling from LEARNING_RATE to 0 along a cosine.
+def train(
+    network,
+    data,
+    epochs,
+    seed,
+    targets=None,
+    learning_rate=LEARNING_RATE,
+    weight_decay=WEIGHT_DECAY,
+    callbacks=(),
+):
+    """Train in place by AdamW, the learning rate falling to 0 along a cosine.
 
     Each step shrinks the kernels by the factor 1 − learning rate · weight decay, whatever the
     gradient (decoupled weight decay, Loshchilov and Hutter, ICLR 2019); biases do not decay.
@@ -78,13 +87,14 @@ def train(network, data, epochs, seed, targets=None, weight_decay=WEIGHT_DECAY, 
         epochs: passes over the training part.
         seed: of the order of the batches.
         targets: (n, 10), probabilities to learn in place of the training labels.
-        weight_decay: per step and learning rate.
+        learning_rate: of the first step.
+        weight_decay: per step, in units of the learning rate.
         callbacks: keras.callbacks.Callback instances, besides the line of progress.
 
     Returns:
         {"loss", "accuracy", "val_loss", "val_accuracy"}, each a list of one float an epoch.
     """
-    schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps(data, epochs))
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps(data, epochs))
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     smoothing = 0.1 if targets is None else 0

@@ -161,6 +161,26 @@ def energy(s, D):
     return float(kept / squares.sum()) if squares.any() else 1.0
 
 
+def gap(s, D):
+    """The spectral gap σ_D − σ_{D+1} between what is kept and what is dropped.
+
+    Args:
+        s: singular values (r,), descending.
+        D: singular values kept; with all kept, the gap is to 0.
+
+    Returns:
+        float, not negative.
+
+    Raises:
+        ValueError: D is not a whole number of at least 1.
+
+    >>> gap([4.0, 3.0, 1.0], D=2)
+    2.0
+    """
+    kept, dropped = s[: check_rank(D)], s[D:]
+    return float(kept[-1] - (dropped[0] if len(dropped) else 0))
+
+
 def noise_edge(shape, std):
     """The largest singular value of pure noise, std · (√n_in + √n_out), for large matrices.
 

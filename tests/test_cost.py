@@ -55,6 +55,18 @@ def test_files_hold_the_weights_and_little_else(networks):
         assert 0 <= len(cost.to_litert(network, int8=True)) - numbers < 12000
 
 
+def test_a_training_step_trains(networks):
+    network = keras.models.clone_model(networks["dense"])
+    digits = data.load("subset")
+    x, y = digits.x_train[:64], keras.ops.one_hot(digits.y_train[:64], 10)
+    step = cost.training_step(network, x, y)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    before = loss(y, network(x))
+    for _ in range(20):
+        step()
+    assert loss(y, network(x)) < before / 2
+
+
 def test_seconds_are_those_of_a_call():
     times = cost.seconds({"slow": lambda: time.sleep(0.002), "fast": int}, rounds=5, calls=3)
     assert times["slow"].shape == (5,)
