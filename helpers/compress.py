@@ -1,6 +1,5 @@
 """Network in, network out: the Dense layers of any Keras model at rank D."""
 
-import functools
 import itertools
 import numbers
 
@@ -219,30 +218,36 @@ def _copy(model, chains):
         chains: {name of a layer with one input: [(new layer, its weights), …]}.
     """
     new = {name: [layer for layer, _ in chain] for name, chain in chains.items()}
-    if isinstance(model, keras.Sequential):
-        copy = _copy_sequential(model, new)
-    else:
-        copy = keras.models.clone_model(
-            model,
-            call_function=lambda layer, *inputs, **arguments: (
-                functools.reduce(lambda x, part: part(x), new[layer.name], *inputs)
-                if layer.name in new
-                else layer(*inputs, **arguments)
-            ),
-        )
-    kept = [layer for layer in model.layers if layer.weights and layer.name not in chains]
-    for layer in kept:
-        copy.get_layer(layer.name).set_weights(layer.get_weights())
+    rebuild = _copy_sequential if isinstance(model, keras.Sequential) else _copy_functional
+    copy = rebuild(model, new)
+    for layer in model.layers:
+        if layer.weights and layer.name not in new:
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
     for layer, weights in itertools.chain(*chains.values()):
         layer.set_weights(weights)
     return copy
+
+
+def _copy_functional(model, new):
+    def call(layer, *inputs, **arguments):
+        if layer.name not in new:
+            return layer(*inputs, **arguments)
+        (x,) = inputs
+        for part in new[layer.name]:
+            x = part(x)
+        return x
+
+    return keras.models.clone_model(model, call_function=call)
 
 
 def _copy_sequential(model, new):
     layers = [keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)]
     for layer in model.layers:
         layers += new.get(layer.name) or [type(layer).from_config(layer.get_config())]
-    return keras.Sequential(layers, name=model.name)
+    copy = keras.Sequential(layers, name=model.name)
+    if model.compiled:  # as clone_model does
+        copy.compile_from_config(model.get_compile_config())
+    return copy
 
 
 def _chosen(model, names):

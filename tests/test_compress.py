@@ -120,6 +120,16 @@ def test_factorized_models_are_plain_keras(make, whitened, tmp_path):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [two_branches, sequential])
+def test_copies_are_compiled_as_the_model_is(make):
+    model = make()
+    assert not compress.truncate(model, 2).compiled
+    model.compile("sgd", "mse")
+    for copy in (compress.truncate(model, 2), compress.factorize(model, 2)):
+        assert copy.compiled
+        assert isinstance(copy.optimizer, keras.optimizers.SGD)
+
+
 def test_a_layer_used_twice_stays_one_pair():
     shared, image = Dense(8, activation="relu", name="shared"), keras.Input((8,))
     model = keras.Model(image, Dense(2)(shared(shared(image))))
