@@ -121,8 +121,8 @@ def litert_function(content, batch_size=1):
     return run
 
 
-def training_step(model, x, y):
-    """A function without arguments that takes one training step of a classifier, by AdamW.
+def training_step(model, x, y, optimizer=None):
+    """A function without arguments that takes one training step of a classifier.
 
     Forward, backward and the update of all weights, compiled by tf.function; the model changes.
 
@@ -130,9 +130,10 @@ def training_step(model, x, y):
         model: a built Keras model that gives logits (n, classes).
         x: inputs (n, …).
         y: probabilities (n, classes).
+        optimizer: keras.optimizers.Optimizer; AdamW at the rate 1e-3 by default.
     """
     x, y = tf.constant(x), tf.constant(y)
-    optimizer = keras.optimizers.AdamW(1e-3)
+    optimizer = keras.optimizers.AdamW(1e-3) if optimizer is None else optimizer
     optimizer.build(model.trainable_variables)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
 

@@ -65,8 +65,8 @@ def load(dataset="auto"):
         return _mnist()
     if dataset == "subset":
         return _subset()
-    if dataset.endswith(".npz") or _find(dataset).exists():
-        return _split(*_read(_find(dataset)), name=Path(dataset).name)
+    if dataset.endswith(".npz") or find(dataset).exists():
+        return _split(*_read(find(dataset)), name=Path(dataset).name)
     raise DataError(
         f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or a path of an .npz file."
     )
@@ -98,7 +98,8 @@ def _mnist():
     return _split(x, y, x_test, y_test, name="mnist")
 
 
-def _find(path):
+def find(path):
+    """The path, looked up in the working directory, then in the project's folder."""
     path = Path(path).expanduser()
     return path if path.exists() or path.is_absolute() else PROJECT / path
 

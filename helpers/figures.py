@@ -34,6 +34,12 @@ DERIVATIVE_COLORS = {
     "straight_through, slow": "tab:pink",
     "exact": "tab:purple",
 }
+SWEPT = {
+    "truncated": "truncated",
+    "whitened": "whitened",
+    "fine_tuned": "fine-tuned",
+    "dynamic": "dynamic",
+}
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
 
@@ -279,7 +285,8 @@ def step_times(times, name):
         figure, ax = plt.subplots(figsize=(7, 2.4))
         reference = next(iter(times.values()))
         ratios = [seconds / reference for seconds in times.values()]
-        colors = [BASELINE, *[DERIVATIVE_COLORS[network] for network in list(times)[1:]]]
+        derivatives = [network.split(",")[0] for network in list(times)[1:]]
+        colors = [BASELINE, *[DERIVATIVE_COLORS[derivative] for derivative in derivatives]]
         bars = ax.barh(list(times), ratios, color=colors, height=0.6)
         ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
         ax.axvline(1, c=BASELINE, ls="--", lw=1)
@@ -356,6 +363,31 @@ def comparison(accuracies, baseline, name):
         ax.set(ylim=(len(accuracies) - 0.5, -0.7), xlabel="test accuracy")
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.legend(loc="lower left")
+        return _finish(figure, name)
+
+
+def accuracy_by_seed(rows, name):
+    """Mean test accuracy against D with its spread over seeds, from the rows of a sweep."""
+    colors = dict(zip(SWEPT, (PLAIN, WHITENED, FINE_TUNED, "tab:purple"), strict=True))
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7, 4))
+        for method, color in colors.items():
+            mine = [row for row in rows if row["method"] == method]
+            ranks = sorted({row["D"] for row in mine})
+            values = [[r["test_accuracy"] for r in mine if r["D"] == D] for D in ranks]
+            spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
+            mean = [np.mean(v) for v in values]
+            if mean:
+                ax.errorbar(ranks, mean, spread, fmt="o-", c=color, capsize=3, label=SWEPT[method])
+        baselines = [row["test_accuracy"] for row in rows if row["method"] == "baseline"]
+        if baselines:
+            ax.axhline(np.mean(baselines), c=BASELINE, ls="--", lw=1, label="baseline")
+        ax.set(xscale="log", xlabel="D", ylabel="test accuracy, mean ± standard deviation")
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.set_xticks(sorted({row["D"] for row in rows}))
+        ax.minorticks_off()
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.legend(loc="lower right")
         return _finish(figure, name)
 
 

@@ -1,48 +1,119 @@
-"""Run every notebook once by papermill: `python -m helpers.sweep [-p NAME VALUE]…`.
+"""Run notebooks × D × seeds by papermill, on this machine or on a Dask cluster.
 
-Executed copies, results (JSON) and pictures go to .runs/; a table of results ends the run.
+Executed copies, results (JSON), a table of all results (CSV) and a picture of them go to .runs/.
+A run whose results are there is not run again.
 """
 
 import argparse
 import ast
+import contextlib
+import csv
 import json
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import NamedTuple
 
+import distributed
 import papermill
+from distributed import Client, LocalCluster, as_completed
 
-from . import parameters
-from .files import PROJECT
+from . import data, figures, parameters
+from .files import PROJECT, write_whole
 
 NOTEBOOKS = PROJECT / "notebooks"
 RUNS = PROJECT / ".runs"
+THREADS = 2  # a worker; more workers than cores / THREADS would make TensorFlow's threads fight
+COLUMNS = ("notebook", "D", "seed", "dataset", "epochs", "method", "test_accuracy", "parameters")
+
+
+class Run(NamedTuple):
+    """One execution of one notebook."""
+
+    notebook: str
+    D: int
+    seed: int
+    dataset: str
+    epochs: int
+
+    def __str__(self):
+        return f"{self.notebook} D={self.D} seed={self.seed}"
+
+    def path(self, suffix):
+        stem = f"{self.notebook}-{Path(self.dataset).stem}-D{self.D}-e{self.epochs}-s{self.seed}"
+        return RUNS / (stem + suffix)
+
+    def results(self):
+        """What the run measured, or None if it is not finished."""
+        try:
+            measured = json.loads(self.path(".json").read_text(encoding="utf-8"))
+            asked = self._replace(dataset=Path(self.dataset).name)
+            return measured if all(measured[k] == v for k, v in asked._asdict().items()) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def main(arguments=None):
-    """Run the notebooks; return 0, or 1 if one failed, or 2 if an argument cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.sweep", description=__doc__)
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter for the notebooks that have it, such as -p D 50; may be repeated",
-    )
-    overrides = {name: _literal(value) for name, value in parser.parse_args(arguments).p}
-    notebooks = {path: _defaults(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    """Run what is asked for; return 0, or 1 if a run failed, 2 for a bad argument, 130 for ^C."""
+    chosen = _parser().parse_args(arguments)
     try:
-        _check(overrides, notebooks)
+        runs = _runs(chosen)
+        todo = [run for run in runs if chosen.again or run.results() is None]
+        if chosen.dry_run:
+            for run in runs:
+                print(f"{'to run' if run in todo else 'finished':9} {run}")
+            return 0
+        failures = _run_all(todo, chosen.scheduler)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    results, failures = _run_all(notebooks, overrides)
-    _print_table(results)
-    for name, reason in failures.items():
-        print(f"{name} failed: {reason}", file=sys.stderr)
-    print(f"Executed notebooks, results and pictures: {RUNS.relative_to(PROJECT)}/")
+    except KeyboardInterrupt:
+        print("\nStopped. What is finished is kept; the same command goes on.", file=sys.stderr)
+        return 130
+    finally:
+        _collect()
+    _print_table([run for run in runs if run.results()])
+    for run, reason in failures.items():
+        print(f"{run} failed: {reason}", file=sys.stderr)
+    print(f"Executed notebooks, results.csv and pictures: {RUNS.name}/")
     return 1 if failures else 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m helpers.sweep", description=__doc__)
+    parser.add_argument("notebooks", nargs="*", help="such as 02 or 03_dynamic_svd; all by default")
+    parser.add_argument("--D", nargs="+", default=["20"], help="ranks")
+    parser.add_argument("--seed", nargs="+", default=["0"], help="seeds")
+    parser.add_argument("--dataset", default="auto", help="auto, mnist, subset or an .npz file")
+    parser.add_argument("--epochs", default="15", help="passes over the training data")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already")
+    parser.add_argument("--again", action="store_true", help="run what is finished, too")
+    parser.add_argument("--dry-run", action="store_true", help="list what would run")
+    return parser
+
+
+def _runs(chosen):
+    """All runs asked for, seed by seed; a ValueError says which argument cannot be used."""
+    stems = _stems(chosen.notebooks)
+    epochs, dataset = _literal(chosen.epochs), chosen.dataset
+    grid = [(_literal(D), _literal(seed)) for seed in chosen.seed for D in chosen.D]
+    for D, seed in grid:
+        parameters.check(D, dataset, epochs, seed, results="")
+    dataset = os.environ.get("SVD_DATASET") or dataset if dataset == "auto" else dataset
+    name = data.load(dataset).name
+    if name not in ("mnist", "subset"):
+        name = str(data.find(dataset).resolve())
+    return [Run(stem, D, seed, name, epochs) for D, seed in grid for stem in stems]
+
+
+def _stems(names):
+    """The notebooks whose names start so."""
+    stems = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    if unknown := [name for name in names if not any(s.startswith(name) for s in stems)]:
+        raise ValueError(f"there is no notebook {unknown[0]!r}; there are {', '.join(stems)}.")
+    return [stem for stem in stems if not names or stem.startswith(tuple(names))]
 
 
 def _literal(text):
@@ -53,76 +124,127 @@ def _literal(text):
         return text
 
 
-def _defaults(path):
-    """{name: default} of a notebook's parameters."""
-    return {
-        name: _literal(parameter["default"])
-        for name, parameter in papermill.inspect_notebook(str(path)).items()
-    }
-
-
-def _check(overrides, notebooks):
-    known = {name for defaults in notebooks.values() for name in defaults} - {"results"}
-    if unknown := set(overrides) - known:
-        raise ValueError(f"no notebook takes {sorted(unknown)}; they take {sorted(known)}.")
-    for defaults in notebooks.values():
-        parameters.check(**defaults | _taken(overrides, defaults))
-
-
-def _taken(overrides, defaults):
-    return {name: value for name, value in overrides.items() if name in defaults}
-
-
-def _run_all(notebooks, overrides):
-    """Run each notebook; return ({name: results}, {name: reason it failed})."""
-    os.environ["SVD_FIGURES"] = str(RUNS / "figures")  # figures/ holds the published pictures
+def _run_all(runs, scheduler):
+    """Run them, each seed's baseline before what needs it; return {run: why it failed}."""
+    failures = {}
+    if not runs:
+        return failures
     RUNS.mkdir(exist_ok=True)
-    results, failures = {}, {}
-    for number, (path, defaults) in enumerate(notebooks.items(), start=1):
-        print(f"[{number}/{len(notebooks)}] {path.stem}", file=sys.stderr)
+    with _client(scheduler) as client:
+        needed = {run: (run.dataset, run.epochs, run.seed) for run in runs}
+        baselines = {b: client.submit(train_baseline, *b, pure=False) for b in set(needed.values())}
+        futures = {
+            client.submit(execute, run, baselines[needed[run]], pure=False): run for run in runs
+        }
         start = time.perf_counter()
-        written = RUNS / f"{path.stem}.json"
-        written.unlink(missing_ok=True)
+        for done, future in enumerate(as_completed(futures), start=1):
+            run = futures[future]
+            reason = future.result() if future.status == "finished" else str(future.exception())
+            if reason:
+                failures[run] = reason
+            _collect()
+            left = (time.perf_counter() - start) * (len(runs) / done - 1) / 60
+            state = f"{done - len(failures)} done, {len(failures)} failed, {len(runs) - done} left"
+            said = f"failed: {reason}" if reason else "done"
+            print(f"{run} {said} [{state}, {left:.0f} min]", file=sys.stderr)
+    return failures
+
+
+@contextlib.contextmanager
+def _client(scheduler):
+    """A client of the cluster at the address, or of one made here for as long as it is used."""
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            workers = max(1, (os.cpu_count() or 1) // THREADS)
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            scheduler = stack.enter_context(cluster).scheduler_address
         try:
-            papermill.execute_notebook(
-                str(path),
-                str(RUNS / path.name),
-                _taken(overrides, defaults) | {"results": str(written)},
-                kernel_name="python3",
-                cwd=str(NOTEBOOKS),
-            )
-            results[path.stem] = json.loads(written.read_text(encoding="utf-8"))
-        except Exception as error:  # one notebook's failure must not cost the others their run
-            failures[path.stem] = _reason(error)
-        print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    return results, failures
+            client = Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no Dask scheduler answers at {scheduler!r}.") from error
+        yield stack.enter_context(client)
 
 
-def _reason(error):
-    if isinstance(error, papermill.PapermillExecutionError):
+def _environment():
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+    figures_folder = {"SVD_FIGURES": str(RUNS / "figures")}  # figures/ holds the published ones
+    return dict.fromkeys(threads, str(THREADS)) | figures_folder
+
+
+def train_baseline(dataset, epochs, seed):
+    """Train one baseline and keep it, in a process of its own; on a worker."""
+    distributed.print(f"baseline of seed {seed}: running")
+    code = f"model.baseline(data.load({dataset!r}), {epochs}, {seed})"
+    command = [sys.executable, "-c", f"from helpers import data, model; {code}"]
+    done = subprocess.run(
+        command, cwd=PROJECT, env=os.environ | _environment(), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"the baseline: {done.stderr.strip().splitlines()[-1]}")
+
+
+def execute(run, baseline):
+    """Run one notebook, on a worker; return why it failed, "" if it did not."""
+    distributed.print(f"{run}: running")
+    os.environ.update(_environment())
+    run.path(".json").unlink(missing_ok=True)
+    parameters = run._asdict() | {"results": str(run.path(".json"))}
+    try:
+        papermill.execute_notebook(
+            str(NOTEBOOKS / f"{parameters.pop('notebook')}.ipynb"),
+            str(run.path(".ipynb")),
+            parameters,
+            kernel_name="python3",
+            cwd=str(NOTEBOOKS),
+            progress_bar=False,
+        )
+    except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {error.ename}: {error.evalue}"
-    return f"{type(error).__name__}: {error}"
+    except Exception as error:  # one run's failure must not cost the others theirs
+        return f"{type(error).__name__}: {error}"
+    return "" if run.results() else "it wrote no results"
 
 
-def _print_table(results):
+def rows(measured):
+    """A run's results as rows of the table: what every method reached at the run's D.
+
+    >>> rows({"D": 5, "cut": {"5": {"test_accuracy": 0.5}, "full": {"test_accuracy": 1}}})
+    [{'D': 5, 'method': 'cut', 'test_accuracy': 0.5}]
+    """
+    run = {key: value for key, value in measured.items() if key in COLUMNS}
+    found = []
+    for method, row in measured.items():
+        if isinstance(row, dict):
+            row = row.get(str(measured["D"]), row)
+        if isinstance(row, dict) and "test_accuracy" in row:
+            found.append(run | {"method": method} | {k: row[k] for k in COLUMNS if k in row})
+    return found
+
+
+def _collect():
+    """Write the table of all results in RUNS, and its picture."""
+    table = []
+    for path in sorted(RUNS.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            table += rows(json.loads(path.read_text(encoding="utf-8")))
+    if not table:
+        return
+    with write_whole(RUNS / "results.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(table)
+    os.environ["SVD_FIGURES"] = str(RUNS / "figures")
+    figures.accuracy_by_seed(table, "results")
+
+
+def _print_table(runs):
     """A line per network: its test accuracy and size."""
-    for name, result in results.items():
-        print(f"\n{name}: D = {result['D']}, seed {result['seed']}, {result['dataset']}")
-        print(f"  {'network':24}{'test accuracy':>14}{'parameters':>14}")
-        for method, measured in result.items():
-            for label, row in _rows(method, measured):
-                size = f"{row['parameters']:,}" if "parameters" in row else ""
-                print(f"  {label:24}{row['test_accuracy']:>14.2%}{size:>14}")
+    for run in runs:
+        print(f"\n{run}, {Path(run.dataset).name}\n  {'network':24}{'test accuracy':>14}{'parameters':>14}")
+        for row in rows(run.results()):
+            size = f"{row['parameters']:,}" if "parameters" in row else ""
+            print(f"  {row['method']:24}{row['test_accuracy']:>14.2%}{size:>14}")
     print()
-
-
-def _rows(method, measured):
-    """(label, figures) of what was measured once, or once for each D."""
-    if not isinstance(measured, dict):
-        return []
-    if "test_accuracy" in measured:
-        return [(method, measured)]
-    return [(f"{method}, D = {D}", row) for D, row in measured.items() if "test_accuracy" in row]
 
 
 if __name__ == "__main__":

@@ -15,3 +15,7 @@ def pytest_configure(config):
     folder = tempfile.TemporaryDirectory(prefix="figures-")
     config.add_cleanup(folder.cleanup)
     os.environ["SVD_FIGURES"] = folder.name
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each: those of two would fight
+        for name in ("OMP", "OPENBLAS", "TF_INTRAOP", "TF_INTEROP"):
+            prefix, _, part = name.partition("_")
+            os.environ[f"{prefix}_NUM_{part}_THREADS" if part else f"{name}_NUM_THREADS"] = "1"

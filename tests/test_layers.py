@@ -205,20 +205,16 @@ def test_refresh_keeps_spectra(small, digits):
     assert refresh.spectra["h60"][0].shape == (60,)
 
 
-@pytest.mark.parametrize("derivative", DERIVATIVES)
-def test_saved_loaded_cloned(small, digits, derivative, tmp_path):
-    network = trained(compress.dynamic(small, 4, derivative=derivative), digits)
+def test_saved_loaded_cloned(small, digits, tmp_path):
+    network = trained(compress.dynamic(small, 4, derivative="exact", tracking="svd"), digits)
     network.save(tmp_path / "dynamic.keras")
     loaded = keras.saving.load_model(tmp_path / "dynamic.keras")
     clone = keras.models.clone_model(network)
     clone.set_weights(network.get_weights())
     x = digits.x_test[:20]
     for copy in (loaded, clone):
-        assert copy.get_layer("h60").derivative == derivative
-        assert copy.get_layer("h60").D == 4
+        assert copy.get_layer("h60").get_config() == network.get_layer("h60").get_config()
         np.testing.assert_array_equal(copy(x), network(x))
-    layer = network.get_layer("h60")
-    assert DynamicDense.from_config(layer.get_config()).get_config() == layer.get_config()
 
 
 def test_factorized_dynamic_network_has_its_outputs(small, digits):

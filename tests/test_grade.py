@@ -1,0 +1,121 @@
+import json
+import shutil
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+
+from helpers.files import PROJECT
+from tests import grade
+
+NAMES = ["01_truncated_svd.ipynb", "02_factorized_network.ipynb", "03_dynamic_svd.ipynb"]
+
+
+def submission(folder, keep):
+    """A copy of the project whose notebooks hold only what these checks need."""
+    shutil.copytree(PROJECT / "helpers", folder / "helpers")
+    (folder / "notebooks").mkdir()
+    for name, ids in keep.items():
+        notebook = nbformat.read(PROJECT / "notebooks" / name, as_version=4)
+        notebook.cells = [
+            cell
+            for cell in notebook.cells
+            if cell.source.startswith("import ")
+            or "parameters" in cell.metadata.get("tags", [])
+            or cell.metadata.get("grade", {}).get("id") in ids
+        ]
+        nbformat.write(notebook, folder / "notebooks" / name)
+    return folder
+
+
+def insert(folder, name, source, position=2):
+    path = folder / "notebooks" / name
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(position, nbformat.v4.new_code_cell(source))
+    nbformat.write(notebook, path)
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def graded(folder, *options):
+    """Grades by id, as the command writes them, and what it printed."""
+    results, xml = folder / "results.json", folder / "junit.xml"
+    command = [sys.executable, "-m", "tests.grade", folder, "--results", results, "--junit", xml]
+    done = subprocess.run(
+        [*command, *options], cwd=PROJECT, capture_output=True, text=True, timeout=200
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    scores = json.loads(results.read_text())
+    cases = ElementTree.parse(xml).findall(".//testcase")
+    assert len(cases) == len(scores["tests"]) == done.stdout.count("/") - 4
+    won = [int(case.find(".//property[@name='won']").get("value")) for case in cases]
+    assert sum(won) == scores["score"]
+    return {test["number"]: test for test in scores["tests"]}, done
+
+
+def test_the_list_is_that_of_the_notebooks():
+    listed = json.loads(grade.LISTED.read_text(encoding="utf-8"))
+    assert listed == grade.list_graded(PROJECT / "notebooks"), "write it anew: see CONTRIBUTING"
+    items = [item for notebook in listed.values() for item in notebook["graded"]]
+    assert len({item["id"] for item in items}) == len(items)
+    for item in items:
+        kind = "exercise" if "exercise" in item else "check"
+        points = f"{item['points']} point" + "s" * (item["points"] > 1)
+        first = item["source"].splitlines()[0]
+        assert first == f"# {kind} {item['id']} ({points}): {item['title']}"
+        assert bool(item["expected"]) == (kind == "check")
+
+
+def test_what_is_right_scores_and_what_is_tampered_with_does_not(tmp_path):
+    keep = dict(zip(NAMES, [["1.4", "1.11"], ["2.1"], ["3.1", "3.4"]], strict=True))
+    folder = submission(tmp_path / "copy", keep)
+    replace(folder / "helpers" / "svd.py", "[:D]", "[: D + 1]") if False else None
+    insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
+    insert(folder, NAMES[2], "layers.straight_through = lambda x, dy, W, *_: tf.zeros_like(W)")
+    insert(folder, NAMES[2], "import os; os._exit(1)", position=4)
+    scores, done = graded(folder, "--timeout", "30")
+    assert done.returncode == 1
+    assert (scores["1.4"]["score"], scores["1.4"]["max_score"]) == (0, 2)
+    assert scores["1.4"]["output"] == "expected 'rank: 2', found 'rank: 3'"
+    assert scores["1.11"]["score"] == 1
+    assert scores["2.1"]["score"] == 2
+    assert scores["3.1"]["output"] == "expected 'gradient: True', found 'gradient: False'"
+    assert "never ran" in scores["3.4"]["output"]
+    assert scores["1.1"]["output"] == "its cell is missing"
+
+
+def test_loops_errors_and_missing_notebooks_score_nothing(tmp_path):
+    folder = submission(tmp_path / "copy", {NAMES[0]: ["1.4", "1.11", "1.E1"]})
+    insert(folder, NAMES[0], "while True:\n    pass", position=3)
+    (folder / "notebooks" / NAMES[1]).write_text("{")
+    scores, done = graded(folder, "--timeout", "15")
+    assert scores["1.4"]["score"] == 2
+    assert "never ran" in scores["1.11"]["output"]
+    assert scores["1.E1"]["max_score"] == 0
+    assert scores["2.1"]["output"].startswith("it is not a notebook")
+    assert scores["3.1"]["output"] == "the notebook is missing"
+    assert "all notebooks" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        ("a: True\nb: True\n", ""),
+        ("a: True\nb: False\n", "expected 'b: True', found 'b: False'"),
+        ("a: not attempted\n", grade.NOT_TRIED),
+        ("", "expected 'True', found 'nothing'"),
+    ],
+)
+def test_every_line_of_an_exercise_must_be_true(printed, reason):
+    assert grade._difference({"exercise": True, "expected": ""}, printed) == reason
+
+
+def test_a_folder_that_is_none_is_one_sentence(capsys):
+    assert grade.main(["/no/such/folder"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
