@@ -291,6 +291,7 @@ def step_times(times, name):
         ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
         ax.axvline(1, c=BASELINE, ls="--", lw=1)
         ax.set(xlabel="time of a training step, dense = 1")
+        ax.margins(x=0.1)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         return _finish(figure, name)
@@ -354,14 +355,16 @@ def dynamic_curves(curves, baseline, name):
 def comparison(accuracies, baseline, name):
     """Test accuracy of each method as dots, one a seed: {method: list}."""
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7.5, 3))
+        figure, ax = plt.subplots(figsize=(7.5, 3.6))
         for row, values in enumerate(accuracies.values()):
             ax.plot(values, [row] * len(values), "o", ms=7, c=PLAIN, alpha=0.6)
-            ax.text(np.mean(values), row - 0.25, f"{np.mean(values):.2%}", ha="center", bbox=BOX)
+            place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "bbox": BOX}
+            ax.annotate(f"{np.mean(values):.2%}", (max(values), row), **place)
         ax.axvline(baseline, c=BASELINE, ls="--", lw=1, label=f"baseline {baseline:.2%}")
         ax.set_yticks(np.arange(len(accuracies)), accuracies)
         ax.set(ylim=(len(accuracies) - 0.5, -0.7), xlabel="test accuracy")
-        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.margins(x=0.12)
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         ax.legend(loc="lower left")
         return _finish(figure, name)
 

@@ -8,6 +8,13 @@ tagged ones.
 import os
 import tempfile
 
+# Tests run in two processes on two cores, where threads of two processes would fight.
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+)
 
 def pytest_configure(config):
     config.option.nbval_lax = not config.option.nbval
@@ -15,7 +22,5 @@ def pytest_configure(config):
     folder = tempfile.TemporaryDirectory(prefix="figures-")
     config.add_cleanup(folder.cleanup)
     os.environ["SVD_FIGURES"] = folder.name
-    if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each: those of two would fight
-        for name in ("OMP", "OPENBLAS", "TF_INTRAOP", "TF_INTEROP"):
-            prefix, _, part = name.partition("_")
-            os.environ[f"{prefix}_NUM_{part}_THREADS" if part else f"{name}_NUM_THREADS"] = "1"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.update(dict.fromkeys(THREADS, "1"))

@@ -37,12 +37,6 @@ def insert(folder, name, source, position=2):
     nbformat.write(notebook, path)
 
 
-def replace(path, old, new):
-    text = path.read_text()
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new))
-
-
 def graded(folder, *options):
     """Grades by id, as the command writes them, and what it printed."""
     results, xml = folder / "results.json", folder / "junit.xml"
@@ -61,7 +55,7 @@ def graded(folder, *options):
 
 def test_the_list_is_that_of_the_notebooks():
     listed = json.loads(grade.LISTED.read_text(encoding="utf-8"))
-    assert listed == grade.list_graded(PROJECT / "notebooks"), "write it anew: see CONTRIBUTING"
+    assert listed == grade.list_graded(PROJECT / "notebooks"), "python -m tests.grade --relist"
     items = [item for notebook in listed.values() for item in notebook["graded"]]
     assert len({item["id"] for item in items}) == len(items)
     for item in items:
@@ -75,7 +69,6 @@ def test_the_list_is_that_of_the_notebooks():
 def test_what_is_right_scores_and_what_is_tampered_with_does_not(tmp_path):
     keep = dict(zip(NAMES, [["1.4", "1.11"], ["2.1"], ["3.1", "3.4"]], strict=True))
     folder = submission(tmp_path / "copy", keep)
-    replace(folder / "helpers" / "svd.py", "[:D]", "[: D + 1]") if False else None
     insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
     insert(folder, NAMES[2], "layers.straight_through = lambda x, dy, W, *_: tf.zeros_like(W)")
     insert(folder, NAMES[2], "import os; os._exit(1)", position=4)

@@ -1,11 +1,36 @@
+import csv
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from helpers import parameters, sweep
+from helpers.files import PROJECT
 
 GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
+WRITE = """
+import json, os
+open("../ran", "a").write(f"{os.getppid()}\\n")
+cut = {str(D): {"test_accuracy": 0.5, "parameters": 10 * D}, "full": {"test_accuracy": 1}}
+content = {"D": D, "seed": seed, "dataset": dataset, "epochs": epochs, "truncated": cut}
+json.dump(content | {"notebook": NAME}, open(results, "w"))
+"""
+# Stands still the first time, and says so.
+WAIT = """
+import pathlib, time
+waited = pathlib.Path("../waits")
+if not waited.exists():
+    waited.write_text("")
+    time.sleep(100)
+"""
 
 
 def notebook(path, *cells):
@@ -13,7 +38,10 @@ def notebook(path, *cells):
         'D: int = 20\ndataset: str = "auto"\nepochs: int = 1\nseed: int = 0\nresults: str = ""'
     )
     heading.metadata["tags"] = ["parameters"]
-    nb = nbformat.v4.new_notebook(cells=[heading, *map(nbformat.v4.new_code_cell, cells)])
+    write = f"NAME = {path.stem!r}" + WRITE
+    nb = nbformat.v4.new_notebook(
+        cells=[heading, *map(nbformat.v4.new_code_cell, [*cells, write])]
+    )
     nb.metadata["kernelspec"] = {
         "name": "python3",
         "display_name": "Python 3",
@@ -23,48 +51,125 @@ def notebook(path, *cells):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project of two notebooks, of which the first fails at D = 3."""
-    monkeypatch.setattr(sweep, "PROJECT", tmp_path)
-    monkeypatch.setattr(sweep, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(sweep, "RUNS", tmp_path / ".runs")
-    monkeypatch.setenv("SVD_FIGURES", "")  # restored afterwards
-    (tmp_path / "notebooks").mkdir()
-    write = (
-        'import json\nbase = {"D": D, "seed": seed, "dataset": "x", "epochs": epochs}\n'
-        'base["cut"] = {str(D): {"test_accuracy": 0.5, "parameters": 10 * D}}\n'
-        'open(results, "w").write(json.dumps(base))'
+def project(tmp_path):
+    """The sweep, with two quick notebooks, of which the first fails at D = 3."""
+    shutil.copytree(PROJECT / "helpers", tmp_path / "helpers")
+    (tmp_path / "helpers" / "model.py").write_text(
+        'def baseline(*args): open("trained", "a").write(f"{args}\\n")'
     )
-    notebook(tmp_path / "notebooks" / "01_a.ipynb", 'if D == 3: raise OSError("no D of 3")', write)
-    notebook(tmp_path / "notebooks" / "02_b.ipynb", write)
+    (tmp_path / "notebooks").mkdir()
+    notebook(tmp_path / "notebooks" / "01_a.ipynb", 'if D == 3: raise OSError("no D of 3")')
+    notebook(tmp_path / "notebooks" / "02_b.ipynb")
     return tmp_path
 
 
-def test_parameters_reach_the_notebooks_and_results_come_back(project, capsys):
-    assert sweep.main(["-p", "D", "7"]) == 0
-    assert json.loads((project / ".runs" / "02_b.json").read_text())["D"] == 7
-    assert (project / ".runs" / "01_a.ipynb").exists()
-    out = capsys.readouterr().out
-    assert out.count("cut, D = 7") == 2
-    assert "50.00%" in out
+def start(project, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "helpers.sweep", "--dataset", "subset", *arguments],
+        **{"cwd": project, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        start_new_session=True,
+    )
 
 
-def test_a_failure_is_named_and_costs_the_others_nothing(project, capsys):
-    assert sweep.main(["-p", "D", "3"]) == 1
-    said = capsys.readouterr()
-    assert "01_a failed: cell [3]: OSError: no D of 3" in said.err
-    assert "02_b: D = 3" in said.out
-    assert not (project / ".runs" / "01_a.json").exists()
+def run(project, *arguments):
+    process = start(project, *arguments)
+    out, err = process.communicate(timeout=100)
+    assert "Traceback" not in err
+    return process.returncode, out, err
+
+
+def wait_for(path):
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise TimeoutError(path)
+
+
+def test_a_grid_is_run_once_and_a_failure_costs_the_others_nothing(project):
+    grid = ("--D", "3", "7", "--seed", "1", "2")
+    code, out, err = run(project, *grid)
+    assert code == 1
+    assert "01_a D=3 seed=1 failed: cell [3]: OSError: no D of 3" in err
+    assert "6 done, 2 failed, 0 left" in err
+    assert "running" in out
+    assert len((project / "trained").read_text().splitlines()) == 2
+    assert len((project / "ran").read_text().splitlines()) == 6
+    rows = list(csv.DictReader((project / ".runs" / "results.csv").open()))
+    assert len(rows) == 6
+    assert rows[0] == {
+        **{"notebook": "01_a", "D": "7", "seed": "1", "dataset": "subset", "epochs": "15"},
+        **{"method": "truncated", "test_accuracy": "0.5", "parameters": "70"},
+    }
+    assert (project / ".runs" / "figures" / "results.png").stat().st_size > 1000
+
+    damaged = next((project / ".runs").glob("02_b-*-D7-*-s2.json"))
+    damaged.write_text(damaged.read_text()[:-5])
+    code, out, _ = run(project, *grid, "--dry-run")
+    assert (code, out.count("to run"), out.count("finished")) == (0, 3, 5)
+    assert run(project, *grid, "02")[0] == 0
+    assert len((project / "ran").read_text().splitlines()) == 7
+
+
+def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
+    notebook(project / "notebooks" / "02_b.ipynb", WAIT)
+    process = start(project)
+    wait_for(project / "waits")
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped. What is finished is kept" in err
+    assert "Traceback" not in err
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    code, out, _ = run(project, "--dry-run")
+    assert (out.count("to run"), out.count("finished")) == (1, 1)
+
+
+def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
+    notebook(project / "notebooks" / "01_a.ipynb", WAIT)
+    file = project / "scheduler.json"
+    dask = [sys.executable, "-m", "distributed.cli.dask_"]
+    local = {"cwd": project, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    local["env"] = os.environ | {"PYTHONPATH": str(project)}
+
+    def cluster(part, *options):
+        command = [*dask[:-1], dask[-1] + part, "--no-dashboard", *options]
+        return subprocess.Popen(command, **local)
+
+    scheduler = cluster("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", file)
+    wait_for(file)
+    address = json.loads(file.read_text())["address"]
+    workers = [cluster("worker", address, "--nthreads", "1", "--no-nanny") for _ in range(2)]
+    try:
+        process = start(project, "01", "--scheduler", address)
+        wait_for(project / "waits")
+        (busy,) = [w for w in workers if psutil.Process(w.pid).children()]
+        busy.kill()
+        out, err = process.communicate(timeout=100)
+        assert (process.returncode, "1 done, 0 failed" in err) == (0, True), err
+        assert len((project / "ran").read_text().splitlines()) == 1
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("D", "0"), ("D", "abc"), ("epochs", "0.5"), ("rank", "3"), ("results", "x")],
+    "arguments",
+    [
+        *(["--D", "0"], ["--D", "5", "abc"], ["--epochs", "0.5"], ["--seed", "-1.5"], ["07"]),
+        *(["--dataset", "no.npz"], ["--scheduler", "tcp://127.0.0.1:9"], ["--scheduler", "x:y"]),
+    ],
+    ids=str,
 )
-def test_a_bad_argument_is_one_sentence_before_any_work(project, capsys, name, value):
-    assert sweep.main(["-p", name, value]) == 2
+def test_a_bad_argument_is_one_sentence_before_any_work(project, monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sweep, "NOTEBOOKS", project / "notebooks")
+    monkeypatch.setattr(sweep, "RUNS", project / ".runs")
+    monkeypatch.setenv("SVD_DATASET", "subset")
+    assert sweep.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert not (project / ".runs").exists()
+    assert not list(Path(project / ".runs").glob("*.json"))
 
 
 @pytest.mark.parametrize(
