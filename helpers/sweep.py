@@ -240,7 +240,9 @@ def _collect():
 def _print_table(runs):
     """A line per network: its test accuracy and size."""
     for run in runs:
-        print(f"\n{run}, {Path(run.dataset).name}\n  {'network':24}{'test accuracy':>14}{'parameters':>14}")
+        print(
+            f"\n{run}, {Path(run.dataset).name}\n  {'network':24}{'test accuracy':>14}{'parameters':>14}"
+        )
         for row in rows(run.results()):
             size = f"{row['parameters']:,}" if "parameters" in row else ""
             print(f"  {row['method']:24}{row['test_accuracy']:>14.2%}{size:>14}")

@@ -16,6 +16,7 @@ THREADS = (
     "TF_NUM_INTRAOP_THREADS",
 )
 
+
 def pytest_configure(config):
     config.option.nbval_lax = not config.option.nbval
     os.environ.setdefault("SVD_DATASET", "subset")

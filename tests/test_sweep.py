@@ -39,9 +39,7 @@ def notebook(path, *cells):
     )
     heading.metadata["tags"] = ["parameters"]
     write = f"NAME = {path.stem!r}" + WRITE
-    nb = nbformat.v4.new_notebook(
-        cells=[heading, *map(nbformat.v4.new_code_cell, [*cells, write])]
-    )
+    nb = nbformat.v4.new_notebook(cells=[heading, *map(nbformat.v4.new_code_cell, [*cells, write])])
     nb.metadata["kernelspec"] = {
         "name": "python3",
         "display_name": "Python 3",
