@@ -16,9 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import distributed
-import papermill
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster, as_completed, get_worker
 
 from . import data, figures, parameters
 from .files import PROJECT, write_whole
@@ -131,11 +129,14 @@ def _run_all(runs, scheduler):
         return failures
     RUNS.mkdir(exist_ok=True)
     with _client(scheduler) as client:
-        needed = {run: (run.dataset, run.epochs, run.seed) for run in runs}
-        baselines = {b: client.submit(train_baseline, *b, pure=False) for b in set(needed.values())}
-        futures = {
-            client.submit(execute, run, baselines[needed[run]], pure=False): run for run in runs
-        }
+        client.subscribe_topic("running", lambda event: print(event[1], "running", file=sys.stderr))
+        baselines, futures = {}, {}
+        for i, run in enumerate(runs):
+            first = {"priority": -i, "pure": False}  # in this order, as far as workers are free
+            needed = (run.dataset, run.epochs, run.seed)
+            if needed not in baselines:
+                baselines[needed] = client.submit(train_baseline, *needed, **first)
+            futures[client.submit(execute, run, baselines[needed], **first)] = run
         start = time.perf_counter()
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
@@ -156,10 +157,10 @@ def _client(scheduler):
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             workers = max(1, (os.cpu_count() or 1) // THREADS)
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL")
             scheduler = stack.enter_context(cluster).scheduler_address
         try:
-            client = Client(scheduler, timeout=10)
+            client = Client(scheduler, timeout=5)
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at {scheduler!r}.") from error
         yield stack.enter_context(client)
@@ -173,7 +174,7 @@ def _environment():
 
 def train_baseline(dataset, epochs, seed):
     """Train one baseline and keep it, in a process of its own; on a worker."""
-    distributed.print(f"baseline of seed {seed}: running")
+    get_worker().log_event("running", f"baseline seed={seed}")
     code = f"model.baseline(data.load({dataset!r}), {epochs}, {seed})"
     command = [sys.executable, "-c", f"from helpers import data, model; {code}"]
     done = subprocess.run(
@@ -185,7 +186,9 @@ def train_baseline(dataset, epochs, seed):
 
 def execute(run, baseline):
     """Run one notebook, on a worker; return why it failed, "" if it did not."""
-    distributed.print(f"{run}: running")
+    import papermill  # takes seconds, which --dry-run and a bad argument need not wait for
+
+    get_worker().log_event("running", str(run))
     os.environ.update(_environment())
     run.path(".json").unlink(missing_ok=True)
     parameters = run._asdict() | {"results": str(run.path(".json"))}
@@ -240,9 +243,8 @@ def _collect():
 def _print_table(runs):
     """A line per network: its test accuracy and size."""
     for run in runs:
-        print(
-            f"\n{run}, {Path(run.dataset).name}\n  {'network':24}{'test accuracy':>14}{'parameters':>14}"
-        )
+        print(f"\n{run}, {Path(run.dataset).name}")
+        print(f"  {'network':24}{'test accuracy':>14}{'parameters':>14}")
         for row in rows(run.results()):
             size = f"{row['parameters']:,}" if "parameters" in row else ""
             print(f"  {row['method']:24}{row['test_accuracy']:>14.2%}{size:>14}")

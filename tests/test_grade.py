@@ -23,6 +23,7 @@ def submission(folder, keep):
             cell
             for cell in notebook.cells
             if cell.source.startswith("import ")
+            or "# write here" in cell.source
             or "parameters" in cell.metadata.get("tags", [])
             or cell.metadata.get("grade", {}).get("id") in ids
         ]
@@ -67,33 +68,32 @@ def test_the_list_is_that_of_the_notebooks():
 
 
 def test_what_is_right_scores_and_what_is_tampered_with_does_not(tmp_path):
-    keep = dict(zip(NAMES, [["1.4", "1.11"], ["2.1"], ["3.1", "3.4"]], strict=True))
+    keep = dict(zip(NAMES, [["1.4", "1.11", "1.E1"], ["2.1", "2.2"], ["3.1", "3.4"]], strict=True))
     folder = submission(tmp_path / "copy", keep)
     insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
+    insert(folder, NAMES[1], "import time\nwhile True:\n    time.sleep(1)", position=3)
     insert(folder, NAMES[2], "layers.straight_through = lambda x, dy, W, *_: tf.zeros_like(W)")
     insert(folder, NAMES[2], "import os; os._exit(1)", position=4)
-    scores, done = graded(folder, "--timeout", "30")
+    scores, done = graded(folder, "--timeout", "20")
     assert done.returncode == 1
     assert (scores["1.4"]["score"], scores["1.4"]["max_score"]) == (0, 2)
-    assert scores["1.4"]["output"] == "expected 'rank: 2', found 'rank: 3'"
+    assert scores["1.4"]["output"].startswith("expected ")
     assert scores["1.11"]["score"] == 1
+    assert scores["1.1"]["output"] == "its cell is missing"
+    assert scores["1.E1"]["max_score"] == 0
     assert scores["2.1"]["score"] == 2
+    assert "never ran" in scores["2.2"]["output"]
     assert scores["3.1"]["output"] == "expected 'gradient: True', found 'gradient: False'"
     assert "never ran" in scores["3.4"]["output"]
-    assert scores["1.1"]["output"] == "its cell is missing"
 
 
-def test_loops_errors_and_missing_notebooks_score_nothing(tmp_path):
-    folder = submission(tmp_path / "copy", {NAMES[0]: ["1.4", "1.11", "1.E1"]})
-    insert(folder, NAMES[0], "while True:\n    pass", position=3)
+def test_without_notebooks_nothing_scores(tmp_path):
+    folder = submission(tmp_path / "copy", {})
     (folder / "notebooks" / NAMES[1]).write_text("{")
-    scores, done = graded(folder, "--timeout", "15")
-    assert scores["1.4"]["score"] == 2
-    assert "never ran" in scores["1.11"]["output"]
-    assert scores["1.E1"]["max_score"] == 0
+    scores, done = graded(folder)
+    assert (scores["1.1"]["score"], scores["1.1"]["output"]) == (0, "the notebook is missing")
     assert scores["2.1"]["output"].startswith("it is not a notebook")
-    assert scores["3.1"]["output"] == "the notebook is missing"
-    assert "all notebooks" in done.stdout
+    assert done.stdout.splitlines()[-1].split()[-1].startswith("0/")
 
 
 @pytest.mark.parametrize(
