@@ -6,6 +6,7 @@ from . import svd
 from .backend import keras, tf
 
 TRACKING = ("subspace", "svd", "none")
+STARTING_STEPS = 3
 
 
 @keras.saving.register_keras_serializable(package="helpers")
@@ -16,7 +17,9 @@ class DynamicDense(keras.layers.Dense):
 
     x (…, n_in), W (n_in, units), U (n_in, D), s (D,), Vt (D, units), b (units,). U, s and Vt are
     kept beside W. Training renews them at every step; inference uses them as they are, W being
-    touched by neither x nor dy. At D = min(n_in, units) the layer is keras.layers.Dense.
+    touched by neither x nor dy. A new layer begins with those of three block power steps; those
+    of an exact SVD come from `refresh`, `Refresh` or helpers.compress.dynamic. At
+    D = min(n_in, units) the layer is keras.layers.Dense.
 
     Args:
         units: outputs.
@@ -51,7 +54,12 @@ class DynamicDense(keras.layers.Dense):
         self.U = self._state("U", (n_in, self.D))
         self.s = self._state("s", (self.D,))
         self.Vt = self._state("Vt", (self.D, self.units))
-        self.refresh()
+        with tf.init_scope():
+            W = tf.convert_to_tensor(self.kernel)
+            Vt = W[: self.D]
+            for _ in range(STARTING_STEPS):
+                U, s, Vt = subspace_step(W, Vt)
+            self._keep(U, s, Vt)
 
     def _state(self, name, shape):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)

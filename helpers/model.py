@@ -97,6 +97,7 @@ def train(
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps(data, epochs))
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(network.trainable_variables)  # else `fit` traces the step twice
     smoothing = 0.1 if targets is None else 0
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
     network.compile(optimizer, loss, metrics=["accuracy"])

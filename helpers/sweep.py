@@ -9,6 +9,7 @@ import ast
 import contextlib
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -157,7 +158,12 @@ def _client(scheduler):
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             workers = max(1, (os.cpu_count() or 1) // THREADS)
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL")
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs="CRITICAL",
+            )
             scheduler = stack.enter_context(cluster).scheduler_address
         try:
             client = Client(scheduler, timeout=5)
@@ -188,6 +194,8 @@ def execute(run, baseline):
     """Run one notebook, on a worker; return why it failed, "" if it did not."""
     import papermill  # takes seconds, which --dry-run and a bad argument need not wait for
 
+    # Of a kernel that is gone zmq logs a traceback; what failed is returned.
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)
     get_worker().log_event("running", str(run))
     os.environ.update(_environment())
     run.path(".json").unlink(missing_ok=True)

@@ -8,7 +8,7 @@ tagged ones.
 import os
 import tempfile
 
-# Tests run in two processes on two cores, where threads of two processes would fight.
+# Tests run in more processes than cores, where threads of several processes would fight.
 THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -25,3 +25,8 @@ def pytest_configure(config):
     os.environ["SVD_FIGURES"] = folder.name
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.update(dict.fromkeys(THREADS, "1"))
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, for the processes to end together: the last notebook, then the tests."""
+    items.sort(key=lambda item: (item.path.suffix == ".ipynb") - 3 * ("03_" in item.path.name))

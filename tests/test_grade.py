@@ -23,7 +23,6 @@ def submission(folder, keep):
             cell
             for cell in notebook.cells
             if cell.source.startswith("import ")
-            or "# write here" in cell.source
             or "parameters" in cell.metadata.get("tags", [])
             or cell.metadata.get("grade", {}).get("id") in ids
         ]
@@ -68,13 +67,13 @@ def test_the_list_is_that_of_the_notebooks():
 
 
 def test_what_is_right_scores_and_what_is_tampered_with_does_not(tmp_path):
-    keep = dict(zip(NAMES, [["1.4", "1.11", "1.E1"], ["2.1", "2.2"], ["3.1", "3.4"]], strict=True))
+    keep = dict(zip(NAMES, [["1.4", "1.11"], ["2.1", "2.2"], ["3.1", "3.4"]], strict=True))
     folder = submission(tmp_path / "copy", keep)
     insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
     insert(folder, NAMES[1], "import time\nwhile True:\n    time.sleep(1)", position=3)
     insert(folder, NAMES[2], "layers.straight_through = lambda x, dy, W, *_: tf.zeros_like(W)")
     insert(folder, NAMES[2], "import os; os._exit(1)", position=4)
-    scores, done = graded(folder, "--timeout", "20")
+    scores, done = graded(folder, "--timeout", "15")
     assert done.returncode == 1
     assert (scores["1.4"]["score"], scores["1.4"]["max_score"]) == (0, 2)
     assert scores["1.4"]["output"].startswith("expected ")
