@@ -377,7 +377,8 @@ def accuracy_by_seed(rows, name):
         for method, color in colors.items():
             mine = [row for row in rows if row["method"] == method]
             ranks = sorted({row["D"] for row in mine})
-            values = [[r["test_accuracy"] for r in mine if r["D"] == D] for D in ranks]
+            by_seed = [{r["seed"]: r["test_accuracy"] for r in mine if r["D"] == D} for D in ranks]
+            values = [list(accuracies.values()) for accuracies in by_seed]
             spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
             mean = [np.mean(v) for v in values]
             if mean:

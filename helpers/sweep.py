@@ -65,14 +65,13 @@ def main(arguments=None):
                 print(f"{'to run' if run in todo else 'finished':9} {run}")
             return 0
         failures = _run_all(todo, chosen.scheduler)
+        _collect(runs)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped. What is finished is kept; the same command goes on.", file=sys.stderr)
         return 130
-    finally:
-        _collect()
     _print_table([run for run in runs if run.results()])
     for run, reason in failures.items():
         print(f"{run} failed: {reason}", file=sys.stderr)
@@ -144,7 +143,7 @@ def _run_all(runs, scheduler):
             reason = future.result() if future.status == "finished" else str(future.exception())
             if reason:
                 failures[run] = reason
-            _collect()
+            _collect(runs)
             left = (time.perf_counter() - start) * (len(runs) / done - 1) / 60
             state = f"{done - len(failures)} done, {len(failures)} failed, {len(runs) - done} left"
             said = f"failed: {reason}" if reason else "done"
@@ -232,20 +231,21 @@ def rows(measured):
     return found
 
 
-def _collect():
-    """Write the table of all results in RUNS, and its picture."""
+def _collect(runs):
+    """Write the table of all results in RUNS, and the picture of those like these runs."""
     table = []
     for path in sorted(RUNS.glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError):
             table += rows(json.loads(path.read_text(encoding="utf-8")))
-    if not table:
-        return
     with write_whole(RUNS / "results.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(table)
     os.environ["SVD_FIGURES"] = str(RUNS / "figures")
-    figures.accuracy_by_seed(table, "results")
+    alike = {(Path(run.dataset).name, run.epochs) for run in runs}
+    drawn = [row for row in table if (row["dataset"], row["epochs"]) in alike]
+    if drawn:
+        figures.accuracy_by_seed(drawn, "results")
 
 
 def _print_table(runs):
