@@ -183,11 +183,7 @@ def fine_tuning(curves, baseline, name):
         figure, ax = plt.subplots(figsize=(7.5, 3.8))
         for start, accuracy in curves.items():
             ax.plot(np.arange(1, len(accuracy) + 1), accuracy, "o-", ms=4, label=start)
-        ax.axhline(baseline, c=BASELINE, ls="--", lw=1, label="baseline")
-        ax.set(xlabel="epoch", ylabel="validation accuracy")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        ax.legend(loc="lower right", ncols=2)
+        _validation_by_epoch(ax, baseline)
         return _finish(figure, name)
 
 
@@ -344,11 +340,7 @@ def dynamic_curves(curves, baseline, name):
                 ax.plot(epochs, exact, "o-", ms=4, c=color, label=derivative if k == 0 else None)
                 ax.plot(epochs, tracked, ":", c=color)
         ax.plot([], [], "k:", label="with tracked factors")
-        ax.axhline(baseline, c=BASELINE, ls="--", lw=1, label="baseline")
-        ax.set(xlabel="epoch", ylabel="validation accuracy")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        ax.legend(loc="lower right", ncols=2)
+        _validation_by_epoch(ax, baseline)
         return _finish(figure, name)
 
 
@@ -393,6 +385,14 @@ def accuracy_by_seed(rows, name):
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.legend(loc="lower right")
         return _finish(figure, name)
+
+
+def _validation_by_epoch(ax, baseline):
+    ax.axhline(baseline, c=BASELINE, ls="--", lw=1, label="baseline")
+    ax.set(xlabel="epoch", ylabel="validation accuracy")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    ax.legend(loc="lower right", ncols=2)
 
 
 def _finish(figure, name):

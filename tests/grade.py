@@ -53,7 +53,7 @@ def main(arguments=None):
     parser.add_argument("folder", nargs="?", type=Path, default=PROJECT, help="copy to grade")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write JSON for autograders")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-    parser.add_argument("--timeout", type=int, default=180, help="seconds a cell may take")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds a cell may take")
     parser.add_argument("--relist", action="store_true", help="write graded.json anew")
     chosen = parser.parse_args(arguments)
     if chosen.relist:
