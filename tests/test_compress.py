@@ -22,7 +22,7 @@ def two_branches():
 
 
 def sequential(widths=(8, 11, 5), use_bias=True):
-    layers = [Dense(n, activation="relu", use_bias=use_bias, name=f"d{n}") for n in widths]
+    layers = [Dense(n, "relu", use_bias, bias_initializer="normal", name=f"d{n}") for n in widths]
     return keras.Sequential([keras.Input((7,)), *layers, Dense(3, name="out")])
 
 
