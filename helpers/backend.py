@@ -4,27 +4,13 @@ The one module with a side effect on import. Import it (or any helper that does)
 `tensorflow` or `keras` is imported by name.
 """
 
-import contextlib
 import os
-import sys
+
+from .files import stderr_muted
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-
-@contextlib.contextmanager
-def stderr_muted():
-    """Mute file descriptor 2: TensorFlow's first lines come before it reads its log level."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
+# TensorFlow's first lines come before it reads its log level.
 with stderr_muted():
     import keras
     import tensorflow as tf
@@ -33,4 +19,4 @@ with stderr_muted():
 
 tf.get_logger().setLevel("WARNING")  # exporting a model logs at INFO
 
-__all__ = ["keras", "stderr_muted", "tf"]
+__all__ = ["keras", "tf"]

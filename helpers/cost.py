@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .backend import keras, stderr_muted, tf
+from .backend import keras, tf
+from .files import stderr_muted
 
 
 def svd_parameters(shape, D):

@@ -1,8 +1,9 @@
-"""Where the project lies, and how a file gets there whole."""
+"""Where the project lies, how a file gets there whole, and what keeps libraries quiet."""
 
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,3 +34,17 @@ def write_json(path, content):
     """Write `content` to `path` as indented JSON, whole."""
     with write_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def stderr_muted():
+    """Mute file descriptor 2, for libraries and processes that are not muted by their settings."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

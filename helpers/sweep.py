@@ -9,7 +9,6 @@ import ast
 import contextlib
 import csv
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import NamedTuple
 from distributed import Client, LocalCluster, as_completed, get_worker
 
 from . import data, figures, parameters
-from .files import PROJECT, write_whole
+from .files import PROJECT, stderr_muted, write_whole
 
 NOTEBOOKS = PROJECT / "notebooks"
 RUNS = PROJECT / ".runs"
@@ -193,21 +192,20 @@ def execute(run, baseline):
     """Run one notebook, on a worker; return why it failed, "" if it did not."""
     import papermill  # takes seconds, which --dry-run and a bad argument need not wait for
 
-    # Of a kernel that is gone zmq logs a traceback; what failed is returned.
-    logging.getLogger("tornado").setLevel(logging.CRITICAL)
     get_worker().log_event("running", str(run))
     os.environ.update(_environment())
     run.path(".json").unlink(missing_ok=True)
     parameters = run._asdict() | {"results": str(run.path(".json"))}
     try:
-        papermill.execute_notebook(
-            str(NOTEBOOKS / f"{parameters.pop('notebook')}.ipynb"),
-            str(run.path(".ipynb")),
-            parameters,
-            kernel_name="python3",
-            cwd=str(NOTEBOOKS),
-            progress_bar=False,
-        )
+        with stderr_muted():  # a kernel that is stopped logs tracebacks; what failed is returned
+            papermill.execute_notebook(
+                str(NOTEBOOKS / f"{parameters.pop('notebook')}.ipynb"),
+                str(run.path(".ipynb")),
+                parameters,
+                kernel_name="python3",
+                cwd=str(NOTEBOOKS),
+                progress_bar=False,
+            )
     except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {error.ename}: {error.evalue}"
     except Exception as error:  # one run's failure must not cost the others theirs
