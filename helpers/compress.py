@@ -128,6 +128,43 @@ def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="su
     return _copy(model, {layer.name: _dynamic(layer, *cut, **own) for layer, cut in cuts})
 
 
+def shared_ranks(svds, D, weights=None):
+    """A rank for each layer: the parameters of D in every layer, shared where they keep most.
+
+        maximise Σ_l w_l energy(s_l, D_l)   subject to   Σ_l (n_in + n_out)_l (D_l − D) ≤ 0
+
+    Each layer keeps its first singular value; of all others, those are taken whose share of their
+    layer's energy, weighted, is the largest per parameter, until one finds no room.
+
+    Args:
+        svds: from `decompose`, {layer name: helpers.svd.SVD}.
+        D: singular values kept per layer if all kept the same.
+        weights: {layer name: w_l}, what a layer's energy is worth; 1 by default.
+
+    Returns:
+        list of int, one rank a layer, in the order of svds.
+
+    Raises:
+        ValueError: D is not a whole number of at least 1.
+
+    >>> shared_ranks({"a": svd.decompose(np.eye(9)), "b": svd.decompose(np.ones((9, 9)))}, D=3)
+    [5, 1]
+    """
+    weights = dict.fromkeys(svds, 1) if weights is None else weights
+    price = {name: len(U) + Vt.shape[1] for name, (U, _, Vt) in svds.items()}
+    worth = []
+    for name, (_, s, _) in svds.items():
+        scale = weights[name] / price[name] / max(np.sum(s**2), np.finfo(float).tiny)
+        worth += [(scale * square, name) for square in s[1:] ** 2]
+    ranks, left = dict.fromkeys(svds, 1), (svd.check_rank(D) - 1) * sum(price.values())
+    for _, name in sorted(worth, reverse=True):
+        if price[name] > left:
+            break
+        ranks[name] += 1
+        left -= price[name]
+    return list(ranks.values())
+
+
 def ranks_of(names, D):
     """{name: rank} for D an int for all names or a sequence of one int per name.
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -202,3 +204,32 @@ def test_wrong_requests_are_clear_errors(change):
             change(alien, 2)
     with pytest.raises(ValueError, match="built"):
         change(keras.Sequential([Dense(3), Dense(2)]), 2)
+
+
+@given(st.integers(0, 99), st.integers(1, 8), st.lists(st.floats(0.1, 9), min_size=3, max_size=3))
+def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D, weights):
+    rng = np.random.default_rng(seed)
+    shapes = {"a": (9, 12), "b": (12, 30), "c": (30, 8)}
+    svds = {
+        name: svd.decompose(rng.normal(size=shape) * np.geomspace(1, 1e-2, shape[1]))
+        for name, shape in shapes.items()
+    }
+    weights = dict(zip(shapes, weights, strict=True))
+    ranks = compress.shared_ranks(svds, D, weights)
+
+    def price(ranks):
+        return sum(sum(shape) * r for shape, r in zip(shapes.values(), ranks, strict=True))
+
+    def worth(ranks):
+        return sum(
+            weight * svd.energy(svds[name].s, r)
+            for (name, weight), r in zip(weights.items(), ranks, strict=True)
+        )
+
+    assert min(ranks) >= 1
+    assert price(ranks) <= price([D] * 3)
+    # No triple of ranks of that price is worth more than greed's next, unaffordable, value adds.
+    rivals = itertools.product(*(range(1, min(shape) + 1) for shape in shapes.values()))
+    best = max(worth(r) for r in rivals if price(r) <= price([D] * 3))
+    step = max(worth([*ranks[:i], r + 1, *ranks[i + 1 :]]) for i, r in enumerate(ranks))
+    assert best <= step + 1e-9

@@ -51,15 +51,45 @@ def test_training_learns_and_can_be_repeated(few):
     assert same_weights(fresh, once.network)
 
 
+def test_an_image_is_moved_to_each_of_nine_places():
+    image = np.random.default_rng(0).uniform(size=(28, 28)).astype("float32")
+    framed = np.pad(image, 1)
+    expected = {framed[i : i + 28, j : j + 28].tobytes() for i in range(3) for j in range(3)}
+    images = np.tile(image.ravel(), (500, 1))
+    moved = model.shift(images, (1, 2)).numpy()
+    assert {row.tobytes() for row in moved} == expected
+    np.testing.assert_array_equal(moved, model.shift(images, (1, 2)))
+    assert not np.array_equal(moved, model.shift(images, (1, 3)))
+
+
+def test_images_are_moved_in_training_only(few):
+    def images(seed):
+        return np.concatenate([x for x, _ in model.batches(few.x_train, few.y_train, seed)])
+
+    np.testing.assert_array_equal(images(None), few.x_train)
+    epoch = images(0)
+    assert not (np.sort(epoch, axis=0) == np.sort(few.x_train, axis=0)).all()
+    np.testing.assert_array_equal(epoch, images(0))
+
+
+def test_without_dropout_training_sees_what_inference_sees(few):
+    network = model.build(seed=0)
+    copy = model.without_dropout(network)
+    x = few.x_train[:20]
+    np.testing.assert_array_equal(copy(x, training=True), network(x, training=False))
+    assert not np.array_equal(network(x, training=True), network(x, training=False))
+    assert same_weights(copy, network)
+
+
 def test_all_that_determines_the_baseline_is_in_its_key(few, monkeypatch):
     keys = {model._key(few, 1, 0), model._key(few, 2, 0), model._key(few, 1, 1)}
     keys.add(model._key(data.Data(**vars(few) | {"sha256": "other"}), 1, 0))
     monkeypatch.setattr(model, "WEIGHT_DECAY", 0.5)
     keys.add(model._key(few, 1, 0))
-    for part in ("build", "initial_std", "train", "steps", "batches"):
+    for part in ("build", "initial_std", "train", "steps", "batches", "shift"):
         monkeypatch.setattr(model, part, lambda: None)
         keys.add(model._key(few, 1, 0))
-    assert len(keys) == 10
+    assert len(keys) == 11
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"sha256": 1}', None])
