@@ -4,6 +4,7 @@ Each function draws, saves the picture as `name`.png under figures/ (or $SVD_FIG
 it, so that a notebook cell that ends with the call shows it.
 """
 
+import itertools
 import os
 from pathlib import Path
 
@@ -177,6 +178,41 @@ def loss_by_layer(losses, D, name):
         return _finish(figure, name)
 
 
+def shared_budget(by_rule, layers, ranks, curves, baseline, name):
+    """How rules share one budget of parameters among the layers, and the accuracy that keeps.
+
+    Args:
+        by_rule: {rule: list of one rank a layer}.
+        layers: their names.
+        ranks: budgets, as the D of equal ranks.
+        curves: {"method, rule": accuracy at each budget}, two rules a method.
+        baseline: its accuracy.
+        name: the picture's file name, without ending.
+    """
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+        width, x = 0.8 / len(by_rule), np.arange(len(layers))
+        colors = (NOISE, FINE_TUNED, "tab:purple")
+        for k, ((rule, shares), color) in enumerate(zip(by_rule.items(), colors, strict=True)):
+            left.bar(
+                x + (k - (len(by_rule) - 1) / 2) * width, shares, width, color=color, label=rule
+            )
+        left.set_xticks(x, layers)
+        left.set(ylabel="rank", title="Ranks of one budget")
+        left.grid(axis="x", visible=False)
+        left.legend()
+        styles = itertools.product((PLAIN, WHITENED), ("o--", "o-"))
+        for (label, accuracy), (color, style) in zip(curves.items(), styles, strict=True):
+            right.semilogx(ranks, accuracy, style, ms=5, c=color, label=label)
+        right.axhline(baseline, c=BASELINE, ls=":", lw=1, label="baseline")
+        right.set(xlabel="budget, as D in every layer", ylabel="test accuracy")
+        right.set_xticks(ranks, ranks)
+        right.minorticks_off()
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        right.legend(loc="lower right")
+        return _finish(figure, name)
+
+
 def fine_tuning(curves, baseline, name):
     """Validation accuracy after each epoch: {start: list}, and the baseline's level."""
     with plt.rc_context(STYLE):
@@ -206,7 +242,7 @@ def accuracy_by_parameters(kept, curves, baseline, name):
     """Test accuracy against the fraction of parameters kept: {method: list}, one per fraction."""
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7, 3.8))
-        colors = (PLAIN, WHITENED, FINE_TUNED)
+        colors = (PLAIN, WHITENED, FINE_TUNED, "tab:purple")
         for (method, accuracy), color in zip(curves.items(), colors, strict=True):
             ax.semilogx(kept, accuracy, "o-", ms=5, c=color, label=method)
         ax.axhline(baseline, c=BASELINE, ls="--", lw=1, label="baseline")
