@@ -35,12 +35,8 @@ DERIVATIVE_COLORS = {
     "straight_through, slow": "tab:pink",
     "exact": "tab:purple",
 }
-SWEPT = {
-    "truncated": "truncated",
-    "whitened": "whitened",
-    "fine_tuned": "fine-tuned",
-    "dynamic": "dynamic",
-}
+SWEPT_COLORS = (PLAIN, WHITENED, "tab:brown", FINE_TUNED, "tab:olive", "tab:purple")
+ACCURACIES = (0.1, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.992)  # ticks
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
 
@@ -397,29 +393,38 @@ def comparison(accuracies, baseline, name):
         return _finish(figure, name)
 
 
-def accuracy_by_seed(rows, name):
-    """Mean test accuracy against D with its spread over seeds, from the rows of a sweep."""
-    colors = dict(zip(SWEPT, (PLAIN, WHITENED, FINE_TUNED, "tab:purple"), strict=True))
+def accuracy_by_kept(curves, whole, baseline, published, name):
+    """Mean test accuracy against the parameters kept, with its spread over seeds.
+
+    Args:
+        curves: {method: {D: (accuracies (seeds,), parameters)}}.
+        whole: the baseline's parameters.
+        baseline: its accuracies (seeds,).
+        published: {source: [(fraction kept, accuracy), …]}.
+        name: the picture's file name, without ending.
+    """
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7, 4))
-        for method, color in colors.items():
-            mine = [row for row in rows if row["method"] == method]
-            ranks = sorted({row["D"] for row in mine})
-            by_seed = [{r["seed"]: r["test_accuracy"] for r in mine if r["D"] == D} for D in ranks]
-            values = [list(accuracies.values()) for accuracies in by_seed]
-            spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
-            mean = [np.mean(v) for v in values]
-            if mean:
-                ax.errorbar(ranks, mean, spread, fmt="o-", c=color, capsize=3, label=SWEPT[method])
-        baselines = [row["test_accuracy"] for row in rows if row["method"] == "baseline"]
-        if baselines:
-            ax.axhline(np.mean(baselines), c=BASELINE, ls="--", lw=1, label="baseline")
-        ax.set(xscale="log", xlabel="D", ylabel="test accuracy, mean ± standard deviation")
-        ax.xaxis.set_major_formatter(ScalarFormatter())
-        ax.set_xticks(sorted({row["D"] for row in rows}))
+        figure, ax = plt.subplots(figsize=(8.5, 5))
+        kept = {}
+        for (method, by_rank), color in zip(curves.items(), SWEPT_COLORS, strict=False):
+            kept |= {D: parameters / whole for D, (_, parameters) in by_rank.items()}
+            x = [parameters / whole for _, parameters in by_rank.values()]
+            error = [1 - np.mean(accuracies) for accuracies, _ in by_rank.values()]
+            spread = [np.std(a, ddof=1) if len(a) > 1 else 0 for a, _ in by_rank.values()]
+            ax.errorbar(x, error, spread, fmt="o-", ms=4, c=color, capsize=3, label=method)
+        for (source, points), marker in zip(published.items(), "xD", strict=False):
+            x, accuracy = np.transpose(points)
+            ax.plot(x, 1 - accuracy, marker, ms=5, mfc="none", c="k", label=f"published: {source}")
+        ax.axhline(1 - np.mean(baseline), c=BASELINE, ls="--", lw=1, label="baseline")
+        ax.set(xscale="log", yscale="log", xlabel="parameters kept", ylabel="test accuracy")
+        ax.set_yticks(1 - np.array(ACCURACIES), [f"{a:.1%}" for a in ACCURACIES])
+        ax.invert_yaxis()  # errors on a logarithmic axis, written as accuracies
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
         ax.minorticks_off()
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        ax.legend(loc="lower right")
+        for D, x in kept.items():
+            ax.annotate(f"D = {D}", (x, 1), xycoords=("data", "axes fraction"), ha="center")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return _finish(figure, name)
 
 

@@ -7,7 +7,6 @@ A run whose results are there is not run again.
 import argparse
 import ast
 import contextlib
-import csv
 import json
 import os
 import subprocess
@@ -18,13 +17,12 @@ from typing import NamedTuple
 
 from distributed import Client, LocalCluster, as_completed, get_worker
 
-from . import data, figures, parameters
-from .files import PROJECT, stderr_muted, write_whole
+from . import data, parameters, results
+from .files import PROJECT, stderr_muted
 
 NOTEBOOKS = PROJECT / "notebooks"
 RUNS = PROJECT / ".runs"
 THREADS = 2  # a worker; more workers than cores / THREADS would make TensorFlow's threads fight
-COLUMNS = ("notebook", "D", "seed", "dataset", "epochs", "method", "test_accuracy", "parameters")
 
 
 class Run(NamedTuple):
@@ -213,37 +211,18 @@ def execute(run, baseline):
     return "" if run.results() else "it wrote no results"
 
 
-def rows(measured):
-    """A run's results as rows of the table: what every method reached at the run's D.
-
-    >>> rows({"D": 5, "cut": {"5": {"test_accuracy": 0.5}, "full": {"test_accuracy": 1}}})
-    [{'D': 5, 'method': 'cut', 'test_accuracy': 0.5}]
-    """
-    run = {key: value for key, value in measured.items() if key in COLUMNS}
-    found = []
-    for method, row in measured.items():
-        if isinstance(row, dict):
-            row = row.get(str(measured["D"]), row)
-        if isinstance(row, dict) and "test_accuracy" in row:
-            found.append(run | {"method": method} | {k: row[k] for k in COLUMNS if k in row})
-    return found
-
-
 def _collect(runs):
     """Write the table of all results in RUNS, and the picture of those like these runs."""
     table = []
     for path in sorted(RUNS.glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            table += rows(json.loads(path.read_text(encoding="utf-8")))
-    with write_whole(RUNS / "results.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table)
+            table += results.rows(json.loads(path.read_text(encoding="utf-8")))
+    results.write(RUNS / "results.csv", table)
     os.environ["SVD_FIGURES"] = str(RUNS / "figures")
     alike = {(Path(run.dataset).name, run.epochs) for run in runs}
     drawn = [row for row in table if (row["dataset"], row["epochs"]) in alike]
     if drawn:
-        figures.accuracy_by_seed(drawn, "results")
+        results.picture(drawn, "results")
 
 
 def _print_table(runs):
@@ -251,7 +230,7 @@ def _print_table(runs):
     for run in runs:
         print(f"\n{run}, {Path(run.dataset).name}")
         print(f"  {'network':24}{'test accuracy':>14}{'parameters':>14}")
-        for row in rows(run.results()):
+        for row in results.rows(run.results()):
             size = f"{row['parameters']:,}" if "parameters" in row else ""
             print(f"  {row['method']:24}{row['test_accuracy']:>14.2%}{size:>14}")
     print()

@@ -1,0 +1,177 @@
+"""The results of all runs: one table, one picture, the README's table.
+
+`python -m helpers.results` adds what the sweep has measured on whole MNIST to figures/results.csv,
+and from that draws figures/results.png and writes the table in README.md.
+"""
+
+import csv
+import sys
+
+import numpy as np
+
+from . import figures
+from .files import PROJECT, write_whole
+
+COLUMNS = ("notebook", "D", "seed", "dataset", "epochs", "method", "test_accuracy", "parameters")
+RUN = COLUMNS[:6]  # what tells one row from another
+METHODS = {
+    "truncated": "truncated",
+    "whitened": "whitened",
+    "shared": "whitened, shared ranks",
+    "fine_tuned": "fine-tuned",
+    "fine_tuned_shared": "fine-tuned, shared ranks",
+    "dynamic": "dynamic",
+}
+# (parameters kept, test accuracy), one seed each.
+PUBLISHED = {
+    # The best of the public solutions of these three problems, D = 20: truncated, straight-through,
+    # differentiated SVD, fine-tuned.
+    "public solutions": [(0.043, 0.9386), (0.043, 0.9743), (0.043, 0.9794), (0.043, 0.9799)],
+    # Schotthöfer et al., NeurIPS 2022, the authors' logs; 784 wide.
+    "DLRT": [
+        *[(0.486, 0.9857), (0.318, 0.9859), (0.213, 0.9838), (0.159, 0.9854), (0.114, 0.9815)],
+        *[(0.090, 0.9804), (0.070, 0.9792), (0.057, 0.9699)],
+    ],
+}
+SIZED = ("truncated", "fine_tuned", "dynamic")  # of the same size at the same D
+TABLE = PROJECT / "figures" / "results.csv"
+README = PROJECT / "README.md"
+START, END = "<!-- written by python -m helpers.results -->\n", "<!-- end -->"
+
+
+def rows(measured):
+    """A run's results as rows of the table: what every method reached at the run's D.
+
+    >>> rows({"D": 5, "cut": {"5": {"test_accuracy": 0.5}, "full": {"test_accuracy": 1}}})
+    [{'D': 5, 'method': 'cut', 'test_accuracy': 0.5}]
+    """
+    run = {key: value for key, value in measured.items() if key in COLUMNS}
+    found = []
+    for method, row in measured.items():
+        if isinstance(row, dict):
+            row = row.get(str(measured["D"]), row)
+        if isinstance(row, dict) and "test_accuracy" in row:
+            found.append(run | {"method": method} | {k: row[k] for k in COLUMNS if k in row})
+    return found
+
+
+def read(path):
+    """The rows of a table, numbers as numbers; none if there is no table.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.exists():
+        return []
+    kinds = {"D": int, "seed": int, "epochs": int, "test_accuracy": float, "parameters": int}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [{key: row[key] for key in COLUMNS if row[key]} for row in csv.DictReader(file)]
+        return [{k: kinds.get(k, str)(value) for k, value in row.items()} for row in found]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path.name} is not a table of results, or damaged ({error}).") from error
+
+
+def write(path, table):
+    """Write the rows as CSV, sorted, whole."""
+    with write_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(sorted(table, key=_run))
+
+
+def merge(old, new):
+    """All rows of both tables; where both have a row of the same run and method, the new one."""
+    return list({_run(row): row for row in [*old, *new]}.values())
+
+
+def _run(row):
+    return tuple(row[key] for key in RUN)
+
+
+def by_method(table):
+    """{method: {D: (accuracies (seeds,), parameters)}} of a table of one data set.
+
+    A method may stand in the rows of several notebooks: a seed counts once.
+    """
+    size = {
+        row["D"]: row["parameters"]
+        for row in table
+        if row["method"] in SIZED and "parameters" in row
+    }
+    found = {}
+    for row in table:
+        by_seed = found.setdefault(row["method"], {}).setdefault(row["D"], {})
+        by_seed[row["seed"]] = row["test_accuracy"], row.get("parameters", size.get(row["D"]))
+    return {
+        method: {D: _columns(by_rank[D].values()) for D in sorted(by_rank)}
+        for method, by_rank in found.items()
+    }
+
+
+def _columns(pairs):
+    accuracies, sizes = zip(*pairs, strict=True)
+    return np.array(accuracies), float(np.mean(sizes))
+
+
+def picture(table, name):
+    """Draw the table of one data set beside what is published."""
+    measured = by_method(table)
+    curves = {label: measured[method] for method, label in METHODS.items() if method in measured}
+    whole, baseline = _baseline(measured)
+    return figures.accuracy_by_kept(curves, whole, baseline, PUBLISHED, name)
+
+
+def _baseline(measured):
+    """Its parameters, and its accuracies (seeds,): those of the D with the most seeds."""
+    accuracies, parameters = max(measured["baseline"].values(), key=lambda found: len(found[0]))
+    return parameters, accuracies
+
+
+def markdown(table):
+    """The README's table: mean ± standard deviation over seeds, in percent."""
+    measured = by_method(table)
+    methods = [method for method in METHODS if method in measured]
+    whole, baseline = _baseline(measured)
+    lines = ["| D | kept | " + " | ".join(METHODS[method] for method in methods) + " |"]
+    lines.append("| --- " * (2 + len(methods)) + "|")
+    for D in sorted({D for method in methods for D in measured[method]}):
+        cells = [_cell(measured[m][D][0]) if D in measured[m] else "" for m in methods]
+        size = max(measured[m][D][1] for m in methods if D in measured[m])
+        lines.append(f"| {D} | {size / whole:.1%} | " + " | ".join(cells) + " |")
+    lines.append(
+        "\nTest accuracy in %, mean ± standard deviation over seeds, and how many, if more than"
+    )
+    lines.append(f"one. Baseline: {_cell(baseline)}.")
+    for name, points in PUBLISHED.items():
+        best = ", ".join(f"{100 * accuracy:.2f} at {kept:.1%}" for kept, accuracy in points)
+        lines.append(f"\nPublished, {name}: {best}.")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(accuracies):
+    mean = f"{100 * np.mean(accuracies):.2f}"
+    if len(accuracies) == 1:
+        return mean
+    return f"{mean} ± {100 * np.std(accuracies, ddof=1):.2f} ({len(accuracies)})"
+
+
+def main():
+    from .sweep import RUNS  # which imports this module
+
+    measured = [row for row in read(RUNS / "results.csv") if row["dataset"] == "mnist"]
+    table = merge(read(TABLE), measured)
+    if not table:
+        print("There are no results yet: run python -m helpers.sweep first.", file=sys.stderr)
+        return 2
+    write(TABLE, table)
+    picture(table, "results")
+    before, _, rest = README.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    with write_whole(README) as temporary:
+        temporary.write_text(before + START + markdown(table) + END + after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

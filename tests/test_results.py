@@ -1,0 +1,77 @@
+import pytest
+
+from helpers import figures, results
+
+
+def run(D, seed, **methods):
+    """The results file of one run."""
+    about = {"notebook": "02_b", "D": D, "seed": seed, "dataset": "mnist", "epochs": 15}
+    baseline = {"test_accuracy": 0.98 + seed / 100, "parameters": 1000}
+    return about | {"baseline": baseline} | methods
+
+
+@pytest.fixture
+def table():
+    measured = [
+        run(20, seed, truncated={"test_accuracy": 0.9 + seed / 50}, fine_tuned=tuned)
+        for seed, tuned in enumerate([{"test_accuracy": 0.97, "parameters": 200}] * 2)
+    ]
+    measured.append(run(5, 0, truncated={"5": {"test_accuracy": 0.5, "parameters": 50}, "9": {}}))
+    return [row for content in measured for row in results.rows(content)]
+
+
+def test_a_table_is_read_as_it_was_written(table, tmp_path):
+    results.write(tmp_path / "results.csv", table[::-1])
+    again = results.read(tmp_path / "results.csv")
+    assert sorted(map(str, again)) == sorted(
+        str({key: row[key] for key in results.COLUMNS if key in row}) for row in table
+    )
+    results.write(tmp_path / "again.csv", again)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "results.csv").read_bytes()
+
+
+def test_a_run_measured_anew_stands_for_the_old_one(table):
+    newer = [row | {"test_accuracy": 0.1} for row in table[:2]]
+    merged = results.merge(table, newer)
+    assert len(merged) == len(table)
+    assert [row["test_accuracy"] for row in merged].count(0.1) == 2
+
+
+def test_a_seed_counts_once_and_sizes_are_those_of_the_rank(table):
+    twice = [*table, *(row | {"notebook": "03_c"} for row in table)]
+    measured = results.by_method(twice)
+    accuracies, parameters = measured["truncated"][20]
+    assert (accuracies.tolist(), parameters) == ([0.9, 0.92], 200)
+    assert list(measured["truncated"]) == [5, 20]
+
+
+def test_the_readme_gets_means_and_spreads(table, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
+    monkeypatch.setattr(results, "README", tmp_path / "README.md")
+    monkeypatch.setattr("helpers.sweep.RUNS", tmp_path / "runs")
+    monkeypatch.setenv("SVD_FIGURES", str(tmp_path))
+    assert results.main() == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    results.write(tmp_path / "runs" / "results.csv", [*table, table[0] | {"dataset": "subset"}])
+    (tmp_path / "README.md").write_text(f"before\n{results.START}old\n{results.END}\nafter\n")
+    for _ in range(2):
+        assert results.main() == 0
+        text = (tmp_path / "README.md").read_text()
+        assert text.startswith(f"before\n{results.START}| D | kept | truncated | fine-tuned |\n")
+        assert text.endswith(f"{results.END}\nafter\n")
+        assert "\n| 20 | 20.0% | 91.00 ± 1.41 (2) | 97.00 ± 0.00 (2) |\n" in text
+        assert "\n| 5 | 5.0% | 50.00 |  |\n" in text
+        assert "Baseline: 98.50 ± 0.71 (2)." in text
+        assert "old" not in text
+    assert len(results.read(tmp_path / "results.csv")) == len(table)
+    assert (tmp_path / "results.png").stat().st_size > 1000
+
+
+def test_a_damaged_table_is_one_sentence(tmp_path):
+    (tmp_path / "results.csv").write_text("D,seed\nx,1\n")
+    with pytest.raises(ValueError, match=r"results\.csv is not a table of results"):
+        results.read(tmp_path / "results.csv")
+
+
+def test_every_method_has_a_color():
+    assert len(figures.SWEPT_COLORS) == len(results.METHODS)
