@@ -26,13 +26,14 @@ THREADS = 2  # a worker; more workers than cores / THREADS would make TensorFlow
 
 
 class Run(NamedTuple):
-    """One execution of one notebook."""
+    """One execution of one notebook; `dataset` is the name in its results, `source` is loaded."""
 
     notebook: str
     D: int
     seed: int
     dataset: str
     epochs: int
+    source: str
 
     def __str__(self):
         return f"{self.notebook} D={self.D} seed={self.seed}"
@@ -45,8 +46,9 @@ class Run(NamedTuple):
         """What the run measured, or None if it is not finished."""
         try:
             measured = json.loads(self.path(".json").read_text(encoding="utf-8"))
-            asked = self._replace(dataset=Path(self.dataset).name)
-            return measured if all(measured[k] == v for k, v in asked._asdict().items()) else None
+            asked = self._asdict()
+            del asked["source"]
+            return measured if all(measured[k] == v for k, v in asked.items()) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -98,9 +100,8 @@ def _runs(chosen):
         parameters.check(D, dataset, epochs, seed, results="")
     dataset = os.environ.get("SVD_DATASET") or dataset if dataset == "auto" else dataset
     name = data.load(dataset).name
-    if name not in ("mnist", "subset"):
-        name = str(data.find(dataset).resolve())
-    return [Run(stem, D, seed, name, epochs) for D, seed in grid for stem in stems]
+    source = name if dataset in ("auto", "mnist", "subset") else str(data.find(dataset).resolve())
+    return [Run(stem, D, seed, name, epochs, source) for D, seed in grid for stem in stems]
 
 
 def _stems(names):
@@ -126,11 +127,11 @@ def _run_all(runs, scheduler):
         return failures
     RUNS.mkdir(exist_ok=True)
     with _client(scheduler) as client:
-        client.subscribe_topic("running", lambda event: print(event[1], "running", file=sys.stderr))
+        client.subscribe_topic("running", lambda event: _say(f"{event[1]} running"))
         baselines, futures = {}, {}
         for i, run in enumerate(runs):
             first = {"priority": -i, "pure": False}  # in this order, as far as workers are free
-            needed = (run.dataset, run.epochs, run.seed)
+            needed = (run.source, run.epochs, run.seed)
             if needed not in baselines:
                 baselines[needed] = client.submit(train_baseline, *needed, **first)
             futures[client.submit(execute, run, baselines[needed], **first)] = run
@@ -144,8 +145,12 @@ def _run_all(runs, scheduler):
             left = (time.perf_counter() - start) * (len(runs) / done - 1) / 60
             state = f"{done - len(failures)} done, {len(failures)} failed, {len(runs) - done} left"
             said = f"failed: {reason}" if reason else "done"
-            print(f"{run} {said} [{state}, {left:.0f} min]", file=sys.stderr)
+            _say(f"{run} {said} [{state}, {left:.0f} min]")
     return failures
+
+
+def _say(line):
+    sys.stderr.write(line + "\n")  # at once: two threads speak, and `print` writes the end apart
 
 
 @contextlib.contextmanager
@@ -174,10 +179,10 @@ def _environment():
     return dict.fromkeys(threads, str(THREADS)) | figures_folder
 
 
-def train_baseline(dataset, epochs, seed):
+def train_baseline(source, epochs, seed):
     """Train one baseline and keep it, in a process of its own; on a worker."""
     get_worker().log_event("running", f"baseline seed={seed}")
-    code = f"model.baseline(data.load({dataset!r}), {epochs}, {seed})"
+    code = f"model.baseline(data.load({source!r}), {epochs}, {seed})"
     command = [sys.executable, "-c", f"from helpers import data, model; {code}"]
     done = subprocess.run(
         command, cwd=PROJECT, env=os.environ | _environment(), capture_output=True, text=True
@@ -193,7 +198,8 @@ def execute(run, baseline):
     get_worker().log_event("running", str(run))
     os.environ.update(_environment())
     run.path(".json").unlink(missing_ok=True)
-    parameters = run._asdict() | {"results": str(run.path(".json"))}
+    parameters = run._asdict() | {"dataset": run.source, "results": str(run.path(".json"))}
+    del parameters["source"]
     try:
         with stderr_muted():  # a kernel that is stopped logs tracebacks; what failed is returned
             papermill.execute_notebook(
@@ -219,7 +225,7 @@ def _collect(runs):
             table += results.rows(json.loads(path.read_text(encoding="utf-8")))
     results.write(RUNS / "results.csv", table)
     os.environ["SVD_FIGURES"] = str(RUNS / "figures")
-    alike = {(Path(run.dataset).name, run.epochs) for run in runs}
+    alike = {(run.dataset, run.epochs) for run in runs}
     drawn = [row for row in table if (row["dataset"], row["epochs"]) in alike]
     if drawn:
         results.picture(drawn, "results")
@@ -228,7 +234,7 @@ def _collect(runs):
 def _print_table(runs):
     """A line per network: its test accuracy and size."""
     for run in runs:
-        print(f"\n{run}, {Path(run.dataset).name}")
+        print(f"\n{run}, {run.dataset}")
         print(f"  {'network':24}{'test accuracy':>14}{'parameters':>14}")
         for row in results.rows(run.results()):
             size = f"{row['parameters']:,}" if "parameters" in row else ""

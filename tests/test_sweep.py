@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 
-from helpers import parameters, sweep
+from helpers import data, parameters, sweep
 from helpers.files import PROJECT
 
+PARTS = ("train", "test")
 GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
 WRITE = """
 import json
@@ -85,7 +87,7 @@ def wait_for(path):
 
 
 def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_nothing(project):
-    finished, damaged = (sweep.Run("02_b", D, 0, "subset", 15) for D in (9, 7))
+    finished, damaged = (sweep.Run("02_b", D, 0, "subset", 15, "subset") for D in (9, 7))
     content = json.dumps(
         finished._asdict() | {"truncated": {"test_accuracy": 0.25, "parameters": 90}}
     )
@@ -108,6 +110,24 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
         **{"method": "truncated", "test_accuracy": "0.5", "parameters": "70"},
     }
     assert (project / ".runs" / "figures" / "results.png").stat().st_size > 1000
+
+
+def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(tmp_path, monkeypatch):
+    digits = data.load("subset")
+    monkeypatch.setattr(data, "MNIST_SHA256", "")
+    arrays = {
+        f"x_{part}": (getattr(digits, f"x_{part}") * 255).reshape(-1, 28, 28) for part in PARTS
+    }
+    arrays = {name: x.round().astype(np.uint8) for name, x in arrays.items()}
+    arrays |= {f"y_{part}": getattr(digits, f"y_{part}") for part in PARTS}
+    np.savez(tmp_path / "whole.npz", **arrays)
+    monkeypatch.setenv("SVD_DATASET", str(tmp_path / "whole.npz"))
+    chosen = sweep._parser().parse_args(["01"])
+    (run,) = sweep._runs(chosen)
+    assert (run.dataset, run.source) == ("whole.npz", str(tmp_path / "whole.npz"))
+    monkeypatch.setattr(data, "MNIST_SHA256", data.load("auto").sha256)
+    (run,) = sweep._runs(chosen)
+    assert (run.dataset, run.source) == ("mnist", str(tmp_path / "whole.npz"))
 
 
 def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
