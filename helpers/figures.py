@@ -337,7 +337,7 @@ def singular_values(spectra, D, name):
             ax.set(title=derivative, xlabel="epoch")
             ax.xaxis.get_major_locator().set_params(integer=True)
         axes[0, 0].set(ylabel="singular values", ylim=(0, None))
-        axes[0, 0].legend(loc="upper left")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return _finish(figure, name)
 
 

@@ -227,7 +227,7 @@ def _collect(runs):
     os.environ["SVD_FIGURES"] = str(RUNS / "figures")
     alike = {(run.dataset, run.epochs) for run in runs}
     drawn = [row for row in table if (row["dataset"], row["epochs"]) in alike]
-    if drawn:
+    if any(row["method"] == "baseline" for row in drawn):
         results.picture(drawn, "results")
 
 
