@@ -233,3 +233,11 @@ def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D, weights):
     best = max(worth(r) for r in rivals if price(r) <= price([D] * 3))
     step = max(worth([*ranks[:i], r + 1, *ranks[i + 1 :]]) for i, r in enumerate(ranks))
     assert best <= step + 1e-9
+
+
+def test_of_equal_spectra_the_cheaper_layer_gets_the_rank():
+    svds = {
+        "small": svd.decompose(np.eye(3)),
+        "large": svd.decompose(np.eye(30) * ([1] * 3 + [0] * 27)),
+    }
+    assert compress.shared_ranks(svds, D=2) == [3, 1]

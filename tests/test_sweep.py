@@ -19,10 +19,12 @@ from helpers.files import PROJECT
 PARTS = ("train", "test")
 GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
 WRITE = """
-import json
+import json, os
 open("../ran", "a").write(f"{NAME} {D}\\n")
 cut = {str(D): {"test_accuracy": 0.5, "parameters": 10 * D}, "full": {"test_accuracy": 1}}
 content = {"D": D, "seed": seed, "dataset": dataset, "epochs": epochs, "truncated": cut}
+assert dataset == "subset" or os.path.isfile(dataset)
+content |= {"dataset": os.path.basename(dataset)}
 content |= {"notebook": NAME, "baseline": {"test_accuracy": 0.9, "parameters": 1000}}
 json.dump(content, open(results, "w"))
 """
@@ -72,7 +74,7 @@ def start(project, *arguments):
     )
 
 
-def run(project, *arguments):
+def run_sweep(project, *arguments):
     process = start(project, *arguments)
     out, err = process.communicate(timeout=100)
     return process.returncode, out, err
@@ -94,7 +96,7 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
     (project / ".runs").mkdir()
     (project / ".runs" / finished.path(".json").name).write_text(content)
     (project / ".runs" / damaged.path(".json").name).write_text(content[:-5])
-    code, _, err = run(project, "--D", "3", "7", "9")
+    code, _, err = run_sweep(project, "--D", "3", "7", "9")
     assert code == 1
     assert "01_a D=7 seed=0 running" in err
     assert "01_a D=3 seed=0 failed: cell [3]: OSError: no D of 3" in err
@@ -112,7 +114,7 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
     assert (project / ".runs" / "figures" / "results.png").stat().st_size > 1000
 
 
-def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(tmp_path, monkeypatch):
+def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(project, tmp_path, monkeypatch):
     digits = data.load("subset")
     monkeypatch.setattr(data, "MNIST_SHA256", "")
     arrays = {
@@ -128,6 +130,8 @@ def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(tmp_path, monk
     monkeypatch.setattr(data, "MNIST_SHA256", data.load("auto").sha256)
     (run,) = sweep._runs(chosen)
     assert (run.dataset, run.source) == ("mnist", str(tmp_path / "whole.npz"))
+    code, out, err = run_sweep(project, "--dataset", tmp_path / "whole.npz", "02")
+    assert (code, "02_b D=20 seed=0, whole.npz" in out) == (0, True), err
 
 
 def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
@@ -141,7 +145,7 @@ def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
     assert "Stopped. What is finished is kept" in err
     assert "Traceback" not in err
     assert not psutil.wait_procs(workers, timeout=30)[1]
-    _, out, _ = run(project, "--dry-run")
+    _, out, _ = run_sweep(project, "--dry-run")
     assert (out.count("to run"), out.count("finished")) == (1, 1)
 
 
