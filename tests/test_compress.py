@@ -237,7 +237,7 @@ def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D, weights):
 
 def test_of_equal_spectra_the_cheaper_layer_gets_the_rank():
     svds = {
-        "small": svd.decompose(np.eye(3)),
-        "large": svd.decompose(np.eye(30) * ([1] * 3 + [0] * 27)),
+        "a": svd.decompose(np.eye(3)),
+        "b": svd.decompose(np.eye(30) * ([1] * 3 + [0] * 27)),
     }
     assert compress.shared_ranks(svds, D=2) == [3, 1]
