@@ -151,13 +151,56 @@ def shared_ranks(svds, D, weights=None):
     [5, 1]
     """
     weights = dict.fromkeys(svds, 1) if weights is None else weights
+    worth = {}
+    for name, (U, s, Vt) in svds.items():
+        price = len(U) + Vt.shape[1]
+        total = max(np.sum(s**2), np.finfo(float).tiny)
+        worth[name] = weights[name] / price * s[1:] ** 2 / total
+    return _spend(svds, D, worth)
+
+
+def tapered_ranks(svds, D, ratio=0.7):
+    """Ranks that fall from layer to layer, at no more parameters than rank D in every layer.
+
+        D_l = max(1, ⌊c · ratioˡ⌋),   l = 0, 1, …, for the largest c that can be paid
+
+    For networks to be trained after the cut: the later a layer, the fewer directions it needs,
+    once those before it have learned to sort the classes. Of the singular values it asks none.
+
+    Args:
+        svds: from `decompose`, {layer name: helpers.svd.SVD}, in the order of the layers.
+        D: singular values kept per layer if all kept the same.
+        ratio: of a layer's rank to that of the layer before, above 0.
+
+    Returns:
+        list of int, one rank a layer, in the order of svds.
+
+    Raises:
+        ValueError: D is not a whole number of at least 1, or the ratio not above 0.
+
+    >>> tapered_ranks({name: svd.decompose(np.eye(9)) for name in "abc"}, D=4, ratio=0.6)
+    [6, 4, 2]
+    """
+    if not ratio > 0:
+        raise ValueError(f"the ratio must be above 0, not {ratio!r}.")
+    # The rank r of layer l is due when c reaches r / ratioˡ: the lower that is, the sooner.
+    worth = {
+        name: ratio**layer / np.arange(2, len(factors.s) + 1)
+        for layer, (name, factors) in enumerate(svds.items())
+    }
+    return _spend(svds, D, worth)
+
+
+def _spend(svds, D, worth):
+    """Ranks bought with what rank D in every layer costs, the first of each layer, then by worth.
+
+    Args:
+        worth: {layer name: of its second, third, … singular value, falling}.
+    """
     price = {name: len(U) + Vt.shape[1] for name, (U, _, Vt) in svds.items()}
-    worth = []
-    for name, (_, s, _) in svds.items():
-        scale = weights[name] / price[name] / max(np.sum(s**2), np.finfo(float).tiny)
-        worth += [(scale * square, name) for square in s[1:] ** 2]
     ranks, left = dict.fromkeys(svds, 1), (svd.check_rank(D) - 1) * sum(price.values())
-    for _, name in sorted(worth, reverse=True):
+    offers = [(value, name) for name, values in worth.items() for value in values]
+    for _, name in sorted(offers, reverse=True):
         if price[name] > left:
             break
         ranks[name] += 1

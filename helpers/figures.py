@@ -35,7 +35,15 @@ DERIVATIVE_COLORS = {
     "straight_through, slow": "tab:pink",
     "exact": "tab:purple",
 }
-SWEPT_COLORS = (PLAIN, WHITENED, "tab:brown", FINE_TUNED, "tab:olive", "tab:purple")
+METHOD_COLORS = {
+    "truncated": PLAIN,
+    "whitened": WHITENED,
+    "whitened, shared ranks": "tab:brown",
+    "fine-tuned": FINE_TUNED,
+    "fine-tuned, shared ranks": "tab:olive",
+    "fine-tuned, tapered ranks": "tab:cyan",
+    "dynamic": "tab:purple",
+}
 ACCURACIES = (0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99)  # ticks
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
@@ -237,7 +245,7 @@ def accuracy_by_parameters(kept, curves, baseline, name):
     """Test accuracy against the fraction of parameters kept: {method: list}, one per fraction."""
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7, 3.8))
-        colors = (PLAIN, WHITENED, FINE_TUNED, "tab:purple")
+        colors = (PLAIN, WHITENED, FINE_TUNED, METHOD_COLORS["fine-tuned, tapered ranks"])
         for (method, accuracy), color in zip(curves.items(), colors, strict=True):
             ax.semilogx(kept, 1 - np.array(accuracy), "o-", ms=5, c=color, label=method)
         _accuracy_by_error(ax, baseline)
@@ -395,7 +403,7 @@ def accuracy_by_kept(curves, whole, baseline, published, name):
     """Mean test accuracy against the parameters kept, with its spread over seeds.
 
     Args:
-        curves: {method: {D: (accuracies (seeds,), parameters)}}.
+        curves: {method, one of METHOD_COLORS: {D: (accuracies (seeds,), parameters)}}.
         whole: the baseline's parameters.
         baseline: its accuracies (seeds,).
         published: {source: [(fraction kept, accuracy), …]}.
@@ -404,12 +412,14 @@ def accuracy_by_kept(curves, whole, baseline, published, name):
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(8.5, 5))
         kept = {}
-        for (method, by_rank), color in zip(curves.items(), SWEPT_COLORS, strict=False):
+        for method, by_rank in curves.items():
             kept |= {D: parameters / whole for D, (_, parameters) in by_rank.items()}
             x = [parameters / whole for _, parameters in by_rank.values()]
             error = [1 - np.mean(accuracies) for accuracies, _ in by_rank.values()]
             spread = [np.std(a, ddof=1) if len(a) > 1 else 0 for a, _ in by_rank.values()]
-            ax.errorbar(x, error, spread, fmt="o-", ms=4, c=color, capsize=3, label=method)
+            ax.errorbar(
+                x, error, spread, fmt="o-", ms=4, c=METHOD_COLORS[method], capsize=3, label=method
+            )
         for (source, points), marker in zip(published.items(), "xD", strict=False):
             x, accuracy = np.transpose(points)
             ax.plot(x, 1 - accuracy, marker, ms=5, mfc="none", c="k", label=f"published: {source}")

@@ -20,6 +20,7 @@ METHODS = {
     "shared": "whitened, shared ranks",
     "fine_tuned": "fine-tuned",
     "fine_tuned_shared": "fine-tuned, shared ranks",
+    "fine_tuned_tapered": "fine-tuned, tapered ranks",
     "dynamic": "dynamic",
 }
 # (parameters kept, test accuracy), one seed each.

@@ -22,7 +22,6 @@ from .files import PROJECT, stderr_muted
 
 NOTEBOOKS = PROJECT / "notebooks"
 RUNS = PROJECT / ".runs"
-THREADS = 2  # a worker; more workers than cores / THREADS would make TensorFlow's threads fight
 
 
 class Run(NamedTuple):
@@ -57,13 +56,13 @@ def main(arguments=None):
     """Run what is asked for; return 0, or 1 if a run failed, 2 for a bad argument, 130 for ^C."""
     chosen = _parser().parse_args(arguments)
     try:
-        runs = _runs(chosen)
+        runs, threads = _runs(chosen), _threads(chosen.threads)
         todo = [run for run in runs if chosen.again or run.results() is None]
         if chosen.dry_run:
             for run in runs:
                 print(f"{'to run' if run in todo else 'finished':9} {run}")
             return 0
-        failures = _run_all(todo, chosen.scheduler)
+        failures = _run_all(todo, chosen.scheduler, threads)
         _collect(runs)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -85,6 +84,7 @@ def _parser():
     parser.add_argument("--seed", nargs="+", default=["0"], help="seeds")
     parser.add_argument("--dataset", default="auto", help="auto, mnist, subset or an .npz file")
     parser.add_argument("--epochs", default="15", help="passes over the training data")
+    parser.add_argument("--threads", default="2", help="a run; cores / threads runs at once")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already")
     parser.add_argument("--again", action="store_true", help="run what is finished, too")
     parser.add_argument("--dry-run", action="store_true", help="list what would run")
@@ -104,6 +104,13 @@ def _runs(chosen):
     return [Run(stem, D, seed, name, epochs, source) for D, seed in grid for stem in stems]
 
 
+def _threads(text):
+    threads = _literal(text)
+    if type(threads) is not int or threads < 1:
+        raise ValueError(f"threads must be a whole number, at least 1, not {threads!r}.")
+    return threads
+
+
 def _stems(names):
     """The notebooks whose names start so."""
     stems = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -120,21 +127,21 @@ def _literal(text):
         return text
 
 
-def _run_all(runs, scheduler):
+def _run_all(runs, scheduler, threads):
     """Run them, each seed's baseline before what needs it; return {run: why it failed}."""
     failures = {}
     if not runs:
         return failures
     RUNS.mkdir(exist_ok=True)
-    with _client(scheduler) as client:
+    with _client(scheduler, threads) as client:
         client.subscribe_topic("running", lambda event: _say(f"{event[1]} running"))
         baselines, futures = {}, {}
         for i, run in enumerate(runs):
             first = {"priority": -i, "pure": False}  # in this order, as far as workers are free
             needed = (run.source, run.epochs, run.seed)
             if needed not in baselines:
-                baselines[needed] = client.submit(train_baseline, *needed, **first)
-            futures[client.submit(execute, run, baselines[needed], **first)] = run
+                baselines[needed] = client.submit(train_baseline, *needed, threads, **first)
+            futures[client.submit(execute, run, threads, baselines[needed], **first)] = run
         start = time.perf_counter()
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
@@ -154,11 +161,14 @@ def _say(line):
 
 
 @contextlib.contextmanager
-def _client(scheduler):
-    """A client of the cluster at the address, or of one made here for as long as it is used."""
+def _client(scheduler, threads):
+    """A client of the cluster at the address, or of one made here for as long as it is used.
+
+    The one made here has no more workers than threads find cores: TensorFlow's would fight.
+    """
     with contextlib.ExitStack() as stack:
         if scheduler is None:
-            workers = max(1, (os.cpu_count() or 1) // THREADS)
+            workers = max(1, (os.cpu_count() or 1) // threads)
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -173,30 +183,30 @@ def _client(scheduler):
         yield stack.enter_context(client)
 
 
-def _environment():
-    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+def _environment(threads):
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     figures_folder = {"SVD_FIGURES": str(RUNS / "figures")}  # figures/ holds the published ones
-    return dict.fromkeys(threads, str(THREADS)) | figures_folder
+    return dict.fromkeys(variables, str(threads)) | figures_folder
 
 
-def train_baseline(source, epochs, seed):
+def train_baseline(source, epochs, seed, threads):
     """Train one baseline and keep it, in a process of its own; on a worker."""
     get_worker().log_event("running", f"baseline seed={seed}")
     code = f"model.baseline(data.load({source!r}), {epochs}, {seed})"
     command = [sys.executable, "-c", f"from helpers import data, model; {code}"]
     done = subprocess.run(
-        command, cwd=PROJECT, env=os.environ | _environment(), capture_output=True, text=True
+        command, cwd=PROJECT, env=os.environ | _environment(threads), capture_output=True, text=True
     )
     if done.returncode:
         raise RuntimeError(f"the baseline: {done.stderr.strip().splitlines()[-1]}")
 
 
-def execute(run, baseline):
+def execute(run, threads, baseline):
     """Run one notebook, on a worker; return why it failed, "" if it did not."""
     import papermill  # takes seconds, which --dry-run and a bad argument need not wait for
 
     get_worker().log_event("running", str(run))
-    os.environ.update(_environment())
+    os.environ.update(_environment(threads))
     run.path(".json").unlink(missing_ok=True)
     parameters = run._asdict() | {"dataset": run.source, "results": str(run.path(".json"))}
     del parameters["source"]

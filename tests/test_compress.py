@@ -235,6 +235,30 @@ def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D, weights):
     assert best <= step + 1e-9
 
 
+@given(st.integers(1, 9), st.integers(-9, 4).filter(bool))
+def test_tapered_ranks_are_those_of_the_largest_scale_that_finds_room(D, power):
+    ratio = float(np.exp(power / 7))  # irrational: no two layers are due a rank at one scale
+    shapes = {"a": (60, 70), "b": (70, 90), "c": (90, 65)}
+    svds = {name: svd.decompose(np.ones(shape)) for name, shape in shapes.items()}
+
+    def price(ranks):
+        return sum(sum(shape) * r for shape, r in zip(shapes.values(), ranks, strict=True))
+
+    scales = np.array([ratio**i for i in range(3)])
+    tried = np.sort(np.concatenate([np.arange(1, 61) / scale for scale in scales])) * (1 + 1e-12)
+    ranks = [np.clip(np.floor(c * scales), 1, 60).astype(int).tolist() for c in tried]
+    assert (
+        compress.tapered_ranks(svds, D, ratio)
+        == [r for r in ranks if price(r) <= price([D] * 3)][-1]
+    )
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("nan")])
+def test_a_ratio_that_is_none_is_one_sentence(ratio):
+    with pytest.raises(ValueError, match=r"^the ratio must be above 0, not .*\.$"):
+        compress.tapered_ranks({}, 2, ratio)
+
+
 def test_of_equal_spectra_the_cheaper_layer_gets_the_rank():
     svds = {
         "a": svd.decompose(np.eye(3)),

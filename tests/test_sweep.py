@@ -21,6 +21,7 @@ GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
 WRITE = """
 import json, os
 open("../ran", "a").write(f"{NAME} {D}\\n")
+open("../threads", "a").write(os.environ["TF_NUM_INTRAOP_THREADS"])
 cut = {str(D): {"test_accuracy": 0.5, "parameters": 10 * D}, "full": {"test_accuracy": 1}}
 content = {"D": D, "seed": seed, "dataset": dataset, "epochs": epochs, "truncated": cut}
 assert dataset == "subset" or os.path.isfile(dataset)
@@ -96,7 +97,7 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
     (project / ".runs").mkdir()
     (project / ".runs" / finished.path(".json").name).write_text(content)
     (project / ".runs" / damaged.path(".json").name).write_text(content[:-5])
-    code, _, err = run_sweep(project, "--D", "3", "7", "9")
+    code, _, err = run_sweep(project, "--D", "3", "7", "9", "--threads", "1")
     assert code == 1
     assert "01_a D=7 seed=0 running" in err
     assert "01_a D=3 seed=0 failed: cell [3]: OSError: no D of 3" in err
@@ -104,6 +105,7 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
     assert (project / "trained").read_text() == "15 0\n"
     ran = set((project / "ran").read_text().splitlines())
     assert ran == {"01_a 7", "01_a 9", "02_b 3", "02_b 7"}
+    assert (project / "threads").read_text() == "1111"
     rows = list(csv.DictReader((project / ".runs" / "results.csv").open()))
     rows = [row for row in rows if row["method"] == "truncated"]
     assert [row["test_accuracy"] for row in rows] == ["0.5", "0.5", "0.5", "0.5", "0.25"]
@@ -182,7 +184,13 @@ def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
     "arguments",
     [
         *(["--D", "0"], ["--D", "5", "abc"], ["--epochs", "0.5"], ["--seed", "-1.5"], ["07"]),
-        *(["--dataset", "no.npz"], ["--scheduler", "tcp://127.0.0.1:9"], ["--scheduler", "x:y"]),
+        *(
+            ["--dataset", "no.npz"],
+            ["--threads", "0"],
+            ["--threads", "x"],
+            ["--scheduler", "tcp://127.0.0.1:9"],
+            ["--scheduler", "x:y"],
+        ),
     ],
     ids=str,
 )
