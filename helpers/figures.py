@@ -68,7 +68,7 @@ def learning_curve(history, name):
         ax.plot(epochs, history["val_accuracy"], "o-", ms=4, c=PLAIN, label="validation")
         ax.set(xlabel="epoch", ylabel="accuracy", title="Learning curve of the baseline")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.legend(loc="lower right")
         return _finish(figure, name)
 
