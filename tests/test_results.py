@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from helpers import figures, results
@@ -10,10 +11,13 @@ def run(D, seed, **methods):
     return about | {"baseline": baseline} | methods
 
 
+EXACT = {"test_accuracy": 0.96}
+
+
 @pytest.fixture
 def table():
     measured = [
-        run(20, seed, truncated={"test_accuracy": 0.9 + seed / 50}, fine_tuned=tuned)
+        run(20, seed, truncated={"test_accuracy": 0.9 + seed / 50}, fine_tuned=tuned, exact=EXACT)
         for seed, tuned in enumerate([{"test_accuracy": 0.97, "parameters": 200}] * 2)
     ]
     measured.append(run(5, 0, truncated={"5": {"test_accuracy": 0.5, "parameters": 50}, "9": {}}))
@@ -63,6 +67,9 @@ def test_the_readme_gets_means_and_spreads(table, tmp_path, monkeypatch, capsys)
         assert "\n| 20 | 20.0% | 91.00 ± 1.41 (2) | 97.00 ± 0.00 (2) |\n" in text
         assert "\n| 5 | 5.0% | 50.00 |  |\n" in text
         assert "Baseline: 98.50 ± 0.71 (2)." in text
+        assert (
+            "\n| D | kept | exact |\n| --- | --- | --- |\n| 20 | 20.0% | 96.00 ± 0.00 (2) |" in text
+        )
         assert "old" not in text
     assert len(results.read(tmp_path / "results.csv")) == len(table)
     assert (tmp_path / "results.png").stat().st_size > 1000
@@ -72,6 +79,22 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
     (tmp_path / "results.csv").write_text("D,seed\nx,1\n")
     with pytest.raises(ValueError, match=r"results\.csv is not a table of results"):
         results.read(tmp_path / "results.csv")
+
+
+def test_what_the_readme_claims_of_the_committed_table():
+    mean = {
+        (method, D): np.mean(accuracies)
+        for method, by_rank in results.by_method(results.read(results.TABLE)).items()
+        for D, (accuracies, _) in by_rank.items()
+    }
+    published = max(accuracy for points in results.PUBLISHED.values() for _, accuracy in points)
+    unequal = [mean[f"fine_tuned_{ranks}", 20] for ranks in ("shared", "tapered")]
+    assert min(*unequal, mean["dynamic", 20]) > published
+    assert min(unequal) > mean["baseline", 20] - 0.001
+    assert mean["truncated", 20] < results.PUBLISHED["public solutions"][0][1]
+    assert mean["straight_through", 20] < mean["tangent", 20] - 0.02
+    assert abs(mean["exact", 20] - mean["tangent", 20]) < 0.001
+    assert min(mean["whitened", 20], mean["shared", 20]) > mean["truncated", 20] + 0.02
 
 
 def test_every_method_has_a_color():
