@@ -151,11 +151,10 @@ def shared_ranks(svds, D, weights=None):
     [5, 1]
     """
     weights = dict.fromkeys(svds, 1) if weights is None else weights
-    worth = {}
-    for name, (U, s, Vt) in svds.items():
-        price = len(U) + Vt.shape[1]
+    prices, worth = _prices(svds), {}
+    for name, (_, s, _) in svds.items():
         total = max(np.sum(s**2), np.finfo(float).tiny)
-        worth[name] = weights[name] / price * s[1:] ** 2 / total
+        worth[name] = weights[name] / prices[name] * s[1:] ** 2 / total
     return _spend(svds, D, worth)
 
 
@@ -197,15 +196,20 @@ def _spend(svds, D, worth):
     Args:
         worth: {layer name: of its second, third, … singular value, falling}.
     """
-    price = {name: len(U) + Vt.shape[1] for name, (U, _, Vt) in svds.items()}
-    ranks, left = dict.fromkeys(svds, 1), (svd.check_rank(D) - 1) * sum(price.values())
+    prices = _prices(svds)
+    ranks, left = dict.fromkeys(svds, 1), (svd.check_rank(D) - 1) * sum(prices.values())
     offers = [(value, name) for name, values in worth.items() for value in values]
     for _, name in sorted(offers, reverse=True):
-        if price[name] > left:
+        if prices[name] > left:
             break
         ranks[name] += 1
-        left -= price[name]
+        left -= prices[name]
     return list(ranks.values())
+
+
+def _prices(svds):
+    """{layer name: parameters of one more singular value, n_in + n_out}."""
+    return {name: len(U) + Vt.shape[1] for name, (U, _, Vt) in svds.items()}
 
 
 def ranks_of(names, D):

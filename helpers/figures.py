@@ -319,8 +319,7 @@ def step_times(times, name):
         figure, ax = plt.subplots(figsize=(7, 2.4))
         reference = next(iter(times.values()))
         ratios = [seconds / reference for seconds in times.values()]
-        derivatives = [network.split(",")[0] for network in list(times)[1:]]
-        colors = [BASELINE, *[DERIVATIVE_COLORS[derivative] for derivative in derivatives]]
+        colors = [DERIVATIVE_COLORS.get(network, BASELINE) for network in times]
         bars = ax.barh(list(times), ratios, color=colors, height=0.6)
         ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
         ax.axvline(1, c=BASELINE, ls="--", lw=1)

@@ -170,5 +170,37 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_weight_decay_leaves_what_the_product_says():
-    eta = [1e-3 * (1 + np.cos(np.pi * t / 50)) / 2 for t in range(50)]
-    assert model.remaining_initialisation(50) == pytest.approx(np.prod(1 - np.array(eta)))
+    eta = [model.LEARNING_RATE * (1 + np.cos(np.pi * t / 50)) / 2 for t in range(50)]
+    factors = 1 - model.WEIGHT_DECAY * np.array(eta)
+    assert model.remaining_initialisation(50) == pytest.approx(np.prod(factors))
+
+
+@pytest.mark.parametrize("optimizer", model.OPTIMIZERS)
+def test_without_gradients_kernels_decay_and_biases_do_not(few, optimizer):
+    network = model.build(seed=0)
+    for layer in network.layers:
+        if layer.weights:
+            layer.bias.assign(layer.bias + 1)
+    network.layers[-1].kernel.assign(0 * network.layers[-1].kernel)
+    before = network.get_layer("hidden_2").get_weights()
+    # An output layer of zeros, learning what it says: nothing is there to learn.
+    even = np.full((len(few.x_train), 10), 0.1, "float32")
+    model.train(network, few, 2, 0, even, optimizer, learning_rate=0.01, weight_decay=10)
+    after = network.get_layer("hidden_2").get_weights()
+    eta = 0.01 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    np.testing.assert_allclose(after[0], before[0] * np.prod(1 - 10 * eta), rtol=1e-5)
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_sgd_moves_a_kernel_within_the_span_of_its_inputs_adamw_does_not(few):
+    images = np.concatenate([x for x, _ in model.batches(few.x_train, few.y_train, 0)])
+    basis = np.linalg.svd(images, full_matrices=False)[2]
+
+    def share_outside(optimizer):
+        network = model.without_dropout(model.build(seed=0))
+        start = network.get_layer("hidden_1").get_weights()[0]
+        model.train(network, few, 1, 0, None, optimizer, 1e-3, weight_decay=0)
+        change = network.get_layer("hidden_1").get_weights()[0] - start
+        return np.linalg.norm(change - basis.T @ (basis @ change)) / np.linalg.norm(change)
+
+    assert share_outside("SGD") < 1e-2 < 0.1 < share_outside("AdamW")
