@@ -86,8 +86,8 @@ def train(
     inputs; AdamW gives each entry of the kernel a step of like size, however small its gradient.
     By either, each step shrinks the kernels by the factor 1 − learning rate · weight decay,
     whatever the gradient (decoupled weight decay, Loshchilov and Hutter, ICLR 2019); biases do
-    not decay. The loss is the cross-entropy to the labels, smoothed by 0.1 (Szegedy et al., CVPR 2016), or
-    to the targets as they are.
+    not decay. The loss is the cross-entropy to the labels, smoothed by 0.1 (Szegedy et al., CVPR
+    2016), or to the targets as they are.
 
     Args:
         network: (n, 784) → (n, 10) logits.
