@@ -144,7 +144,7 @@ def training_step(model, x, y, optimizer=None):
             error = loss(y, model(x, training=True))
         optimizer.apply(tape.gradient(error, model.trainable_variables))
 
-    return step
+    return step.get_concrete_function()  # several a process, and TensorFlow warns of retracing
 
 
 def seconds(functions, rounds, calls=1):

@@ -64,11 +64,12 @@ def learning_curve(history, name):
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(6, 3.4))
         epochs = np.arange(1, len(history["accuracy"]) + 1)
-        ax.plot(epochs, history["accuracy"], "o--", ms=3, c=NOISE, label="training, with dropout")
-        ax.plot(epochs, history["val_accuracy"], "o-", ms=4, c=PLAIN, label="validation")
-        ax.set(xlabel="epoch", ylabel="accuracy", title="Learning curve of the baseline")
+        training, validation = (1 - np.array(history[k]) for k in ("accuracy", "val_accuracy"))
+        ax.plot(epochs, training, "o--", ms=3, c=NOISE, label="training, with dropout")
+        ax.plot(epochs, validation, "o-", ms=4, c=PLAIN, label="validation")
+        ax.set(xlabel="epoch", title="Learning curve of the baseline")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        _errors_as_accuracies(ax, "accuracy")
         ax.legend(loc="lower right")
         return _finish(figure, name)
 
@@ -211,7 +212,6 @@ def shared_budget(by_rule, layers, ranks, curves, baseline, name):
         _accuracy_by_error(right, baseline)
         right.set(xlabel="budget, as D in every layer")
         right.set_xticks(ranks, ranks)
-        right.minorticks_off()
         right.legend(loc="lower right")
         return _finish(figure, name)
 
@@ -252,7 +252,6 @@ def accuracy_by_parameters(kept, curves, baseline, name):
         ax.set(xlabel="parameters kept")
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         ax.set_xticks(kept)
-        ax.minorticks_off()
         ax.legend(loc="lower right")
         return _finish(figure, name)
 
@@ -434,10 +433,15 @@ def accuracy_by_kept(curves, whole, baseline, published, name):
 
 
 def _accuracy_by_error(ax, baseline):
-    """Errors on a logarithmic axis, written as accuracies: near 100 % is where things differ."""
     ax.axhline(1 - baseline, c=BASELINE, ls="--", lw=1, label="baseline")
-    ax.set(yscale="log", ylabel="test accuracy")
+    _errors_as_accuracies(ax, "test accuracy")
+
+
+def _errors_as_accuracies(ax, label):
+    """Errors on a logarithmic axis, written as accuracies: near 100 % is where things differ."""
+    ax.set(yscale="log", ylabel=label)
     ax.set_yticks(1 - np.array(ACCURACIES), [f"{100 * a:g} %" for a in ACCURACIES])
+    ax.minorticks_off()
     ax.invert_yaxis()
 
 
@@ -446,7 +450,7 @@ def _validation_by_epoch(ax, baseline):
     ax.set(xlabel="epoch", ylabel="validation accuracy")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    ax.legend(loc="lower right", ncols=2)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _finish(figure, name):
