@@ -20,7 +20,7 @@ LEARNING_RATE = 0.2
 WEIGHT_DECAY = 0.005
 OPTIMIZERS = {
     "SGD": functools.partial(
-        keras.optimizers.SGD, momentum=0.9, nesterov=True, global_clipnorm=1.0
+        keras.optimizers.SGD, momentum=0.9, nesterov=True, global_clipnorm=3.0
     ),
     "AdamW": keras.optimizers.AdamW,
 }
@@ -86,7 +86,7 @@ def train(
 
     SGD, with Nesterov's momentum 0.9, follows the gradient, which lies in the span of the layer's
     inputs; AdamW gives each entry of the kernel a step of like size, however small its gradient.
-    SGD's gradients longer than 1 are cut to 1, without which training on images of a larger mean
+    SGD's gradients longer than 3 are cut to 3, without which training on images of a larger mean
     diverges (Pascanu, Mikolov and Bengio, ICML 2013). By either, each step shrinks the kernels by
     the factor 1 − learning rate · weight decay, whatever the gradient (decoupled weight decay,
     Loshchilov and Hutter, ICLR 2019); biases do not decay. The loss is the cross-entropy to the
