@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 import os
 
@@ -49,6 +50,11 @@ def test_training_learns_and_can_be_repeated(few):
     fresh = model.build(seed=1)
     assert model.train(fresh, few, epochs=3, seed=1) == once.history
     assert same_weights(fresh, once.network)
+
+
+def test_black_on_white_trains_too(few):
+    negative = dataclasses.replace(few, x_train=1 - few.x_train, x_val=1 - few.x_val)
+    assert np.isfinite(model.train(model.build(seed=0), negative, 3, 0)["loss"]).all()
 
 
 def test_an_image_is_moved_to_each_of_nine_places():
