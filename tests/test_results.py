@@ -91,10 +91,11 @@ def test_what_the_readme_claims_of_the_committed_table():
     unequal = [mean[f"fine_tuned_{ranks}", 20] for ranks in ("shared", "tapered")]
     assert min(*unequal, mean["dynamic", 20]) > published
     assert min(unequal) > mean["baseline", 20] - 0.001
-    assert mean["truncated", 20] < results.PUBLISHED["public solutions"][0][1]
-    assert mean["straight_through", 20] < mean["tangent", 20] - 0.02
+    untuned = results.PUBLISHED["public solutions"][0][1]
+    assert mean["truncated", 20] > untuned + 0.02
+    assert mean["straight_through", 20] < mean["tangent", 20] - 0.01
     assert abs(mean["exact", 20] - mean["tangent", 20]) < 0.001
-    assert min(mean["whitened", 20], mean["shared", 20]) > mean["truncated", 20] + 0.02
+    assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01
 
 
 def test_every_method_has_a_color():
