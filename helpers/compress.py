@@ -208,8 +208,9 @@ def _spend(svds, D, worth):
 
 
 def _prices(svds):
-    """{layer name: parameters of one more singular value, n_in + n_out}."""
-    return {name: len(U) + Vt.shape[1] for name, (U, _, Vt) in svds.items()}
+    """{layer name: parameters of one more singular value}."""
+    shapes = {name: (len(U), Vt.shape[1]) for name, (U, _, Vt) in svds.items()}
+    return {name: cost.factorized_parameters(shape, D=1) for name, shape in shapes.items()}
 
 
 def ranks_of(names, D):
