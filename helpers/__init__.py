@@ -1,1 +1,9 @@
-"""Compress the Dense layers of a Keras model by singular value decomposition."""
+"""Compress the Dense layers of a Keras model by singular value decomposition.
+
+What there is to learn stands in the modules beside this one: `svd`, `ranks`, `layers`, `compress`,
+`model` and `data`. What runs, keeps, measures, draws and checks is in `lab`.
+"""
+
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent

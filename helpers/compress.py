@@ -1,13 +1,13 @@
 """Network in, network out: the Dense layers of any Keras model at rank D."""
 
 import itertools
-import numbers
 
 import numpy as np
 
-from . import cost, svd
-from .backend import keras
+from . import svd
+from .lab.backend import keras
 from .layers import DynamicDense
+from .ranks import per_layer
 
 
 def hidden_layers(model):
@@ -81,7 +81,7 @@ def factorize(model, D, layers=None, svds=None, balanced=False):
     U_D (n_in, D) is linear and has no bias; Vt_D (D, n_out) has the layer's bias and activation.
     They are named after the layer, with _U and _Vt appended. All are plain Keras layers, and
     give the outputs of `truncate`. Where two factors would not save parameters
-    (`helpers.cost.break_even_rank`), the layer stays one, with kernel W_D.
+    (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
@@ -128,102 +128,24 @@ def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="su
     return _copy(model, {layer.name: _dynamic(layer, *cut, **own) for layer, cut in cuts})
 
 
-def shared_ranks(svds, D, weights=None):
-    """A rank for each layer: the parameters of D in every layer, shared where they keep most.
+def kept_parameters(model, ranks):
+    """Parameters of `model` when each named layer is stored at its rank, in its smaller form.
 
-        maximise Σ_l w_l energy(s_l, D_l)   subject to   Σ_l (n_in + n_out)_l (D_l − D) ≤ 0
-
-    Each layer keeps its first singular value; of all others, those are taken whose share of their
-    layer's energy, weighted, is the largest per parameter, until one finds no room.
+    A layer beyond its break-even rank stays dense; biases and all other layers count whole.
 
     Args:
-        svds: from `decompose`, {layer name: helpers.svd.SVD}.
-        D: singular values kept per layer if all kept the same.
-        weights: {layer name: w_l}, what a layer's energy is worth; 1 by default.
+        model: a built Keras model.
+        ranks: {layer name: D}.
 
     Returns:
-        list of int, one rank a layer, in the order of svds.
-
-    Raises:
-        ValueError: D is not a whole number of at least 1.
-
-    >>> shared_ranks({"a": svd.decompose(np.eye(9)), "b": svd.decompose(np.ones((9, 9)))}, D=3)
-    [5, 1]
+        int, numbers to store.
     """
-    weights = dict.fromkeys(svds, 1) if weights is None else weights
-    prices, worth = _prices(svds), {}
-    for name, (_, s, _) in svds.items():
-        total = max(np.sum(s**2), np.finfo(float).tiny)
-        worth[name] = weights[name] / prices[name] * s[1:] ** 2 / total
-    return _spend(svds, D, worth)
-
-
-def tapered_ranks(svds, D, ratio=0.7):
-    """Ranks that fall from layer to layer, at no more parameters than rank D in every layer.
-
-        D_l = max(1, ⌊c · ratioˡ⌋),   l = 0, 1, …, for the largest c that can be paid
-
-    For networks to be trained after the cut: the later a layer, the fewer directions it needs,
-    once those before it have learned to sort the classes. Of the singular values it asks none.
-
-    Args:
-        svds: from `decompose`, {layer name: helpers.svd.SVD}, in the order of the layers.
-        D: singular values kept per layer if all kept the same.
-        ratio: of a layer's rank to that of the layer before, above 0.
-
-    Returns:
-        list of int, one rank a layer, in the order of svds.
-
-    Raises:
-        ValueError: D is not a whole number of at least 1, or the ratio not above 0.
-
-    >>> tapered_ranks({name: svd.decompose(np.eye(9)) for name in "abc"}, D=4, ratio=0.6)
-    [6, 4, 2]
-    """
-    if not ratio > 0:
-        raise ValueError(f"the ratio must be above 0, not {ratio!r}.")
-    # The rank r of layer l is due when c reaches r / ratioˡ: the lower that is, the sooner.
-    worth = {
-        name: ratio**layer / np.arange(2, len(factors.s) + 1)
-        for layer, (name, factors) in enumerate(svds.items())
-    }
-    return _spend(svds, D, worth)
-
-
-def _spend(svds, D, worth):
-    """Ranks bought with what rank D in every layer costs, the first of each layer, then by worth.
-
-    Args:
-        worth: {layer name: of its second, third, … singular value, falling}.
-    """
-    prices = _prices(svds)
-    ranks, left = dict.fromkeys(svds, 1), (svd.check_rank(D) - 1) * sum(prices.values())
-    offers = [(value, name) for name, values in worth.items() for value in values]
-    for _, name in sorted(offers, reverse=True):
-        if prices[name] > left:
-            break
-        ranks[name] += 1
-        left -= prices[name]
-    return list(ranks.values())
-
-
-def _prices(svds):
-    """{layer name: parameters of one more singular value}."""
-    shapes = {name: (len(U), Vt.shape[1]) for name, (U, _, Vt) in svds.items()}
-    return {name: cost.factorized_parameters(shape, D=1) for name, shape in shapes.items()}
-
-
-def ranks_of(names, D):
-    """{name: rank} for D an int for all names or a sequence of one int per name.
-
-    >>> ranks_of(["a", "b"], D=[20, 10])
-    {'a': 20, 'b': 10}
-    """
-    if isinstance(D, (numbers.Number, str)) or not np.iterable(D):
-        D = [D] * len(names)
-    if len(D) != len(names):
-        raise ValueError(f"D has {len(D)} ranks for {len(names)} layers: {names}.")
-    return {name: svd.check_rank(rank) for name, rank in zip(names, D, strict=True)}
+    total = model.count_params()
+    for name, D in ranks.items():
+        shape = model.get_layer(name).kernel.shape
+        dense = shape[0] * shape[1]
+        total -= dense - min(dense, svd.factorized_parameters(shape, D))
+    return total
 
 
 def _dense_layers(model):
@@ -264,7 +186,7 @@ def _cuts(model, D, layers, svds):
     if layers is None and svds is not None:
         layers = list(svds)
     chosen = _chosen(model, layers)
-    ranks = ranks_of([layer.name for layer in chosen], D)
+    ranks = per_layer([layer.name for layer in chosen], D)
     if svds is None:
         svds = decompose(model, list(ranks))
     if missing := [name for name in ranks if name not in svds]:
@@ -279,7 +201,7 @@ def _truncated(layer, factors, D):
 
 def _pair(layer, factors, D, balanced):
     """The chain of two Dense layers, n_in → D, linear, and D → n_out, if they save parameters."""
-    if min(D, len(factors.s)) > cost.break_even_rank(layer.kernel.shape):
+    if min(D, len(factors.s)) > svd.break_even_rank(layer.kernel.shape):
         return _truncated(layer, factors, D)
     U_D, Vt_D = svd.factors(factors, D, balanced)
     linear = {"use_bias": False, "activation": None, "activity_regularizer": None}
@@ -346,15 +268,47 @@ def _chosen(model, names):
 
 def _output_layers(model):
     """The Dense layers that give the model's outputs, at most through layers without weights."""
-    found, tensors = [], list(model.outputs)
-    while tensors:
-        layer = tensors.pop()._keras_history.operation
+    found, names, feeds = [], _output_names(model), _feeds(model)
+    while names:
+        layer = model.get_layer(names.pop())
         if isinstance(layer, keras.layers.Dense):
             found.append(layer)
-        elif not getattr(layer, "weights", None):
-            for node in layer._inbound_nodes:
-                tensors.extend(node.input_tensors)
+        elif not layer.weights:
+            names += feeds[layer.name]
     return found
+
+
+def _output_names(model):
+    if isinstance(model, keras.Sequential):
+        return [model.layers[-1].name]
+    return [name for name, *_ in _entries(model.get_config()["output_layers"])]
+
+
+def _feeds(model):
+    """{layer name: names of the layers that it takes its inputs from}."""
+    if isinstance(model, keras.Sequential):
+        names = [layer.name for layer in model.layers]
+        return {name: names[:i][-1:] for i, name in enumerate(names)}
+    layers = model.get_config()["layers"]
+    return {layer["name"]: [*_histories(layer["inbound_nodes"])] for layer in layers}
+
+
+def _entries(outputs):
+    """[[layer name, …], …] of a config's outputs: one entry, or any structure of entries."""
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    return [outputs] if isinstance(outputs[0], str) else [e for o in outputs for e in _entries(o)]
+
+
+def _histories(nodes):
+    """Names of the layers whose outputs stand in a config's inbound nodes."""
+    if isinstance(nodes, dict):
+        if "keras_history" in nodes:
+            yield nodes["keras_history"][0]
+        nodes = nodes.values()
+    if not isinstance(nodes, (str, bytes)) and np.iterable(nodes):
+        for node in nodes:
+            yield from _histories(node)
 
 
 def _second_moments(model, names, inputs, batch_size=5000):

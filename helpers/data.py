@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import PROJECT
+from . import PROJECT
 
+# Of the four arrays of Keras' mnist.npz, by `_digest`.
 MNIST_SHA256 = "25c98f992c005963b7428e1f38418b233c9b286cc403519287eb8063f0bcfe07"
 SECONDS_TO_CONNECT = 5
 
@@ -30,13 +31,24 @@ class Data:
     """
 
     name: str  # "mnist", "subset" or the file's name
-    sha256: str  # of the content, before it is split
     x_train: np.ndarray
     y_train: np.ndarray
     x_val: np.ndarray
     y_val: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+
+    @property
+    def train(self):
+        return self.x_train, self.y_train
+
+    @property
+    def validation(self):
+        return self.x_val, self.y_val
+
+    @property
+    def test(self):
+        return self.x_test, self.y_test
 
 
 def load(dataset="auto"):
@@ -81,7 +93,7 @@ def _mnist_or_subset():
 
 
 def _mnist():
-    from .backend import keras
+    from .lab.backend import keras
 
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_TO_CONNECT)
@@ -153,13 +165,13 @@ def _split(x, y, x_test, y_test, name, held_out=None):
     """Hold out validation images, as many of each class as its share, whatever the seed."""
     from sklearn.model_selection import train_test_split
 
-    sha256 = _digest(x, y, x_test, y_test)
+    name = "mnist" if _digest(x, y, x_test, y_test) == MNIST_SHA256 else name
     x_train, x_val, y_train, y_val = train_test_split(
         x, y, test_size=held_out or len(x) // 12, stratify=y, random_state=0
     )
     parts = (x_train, y_train, x_val, y_val, x_test, y_test)
     scaled = [_pixels(part) if part.ndim == 3 else part.astype(np.int64) for part in parts]
-    return Data("mnist" if sha256 == MNIST_SHA256 else name, sha256, *scaled)
+    return Data(name, *scaled)
 
 
 def _pixels(images):

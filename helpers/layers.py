@@ -3,10 +3,12 @@
 import numpy as np
 
 from . import svd
-from .backend import keras, tf
+from .lab.backend import keras, tf
 
 TRACKING = ("subspace", "svd", "none")
 STARTING_STEPS = 3
+# Of `exact`, relative to the gradient: in float32 far below the noise of a batch.
+TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
 
 
 @keras.saving.register_keras_serializable(package="helpers")
@@ -26,8 +28,8 @@ class DynamicDense(keras.layers.Dense):
         D: singular values kept, from 1 to min(n_in, units).
         derivative: of f, "tangent" (`tangent`), "straight_through" or "exact".
         tracking: how a training step renews the factors. "subspace": one block power step from
-            the last ones (`subspace_step`); "svd": an exact SVD, the dear reference; "none": not
-            at all, which leaves it to `refresh`.
+            the last ones (`subspace_step`); "svd": an exact SVD, the expensive reference; "none":
+            not at all, which leaves it to `refresh`.
         **kwargs: those of keras.layers.Dense.
 
     Raises:
@@ -97,11 +99,12 @@ class DynamicDense(keras.layers.Dense):
         elif training and self.tracking == "svd":
             s, U, V = tf.linalg.svd(W)
             self._keep(U[:, : self.D], s[: self.D], tf.transpose(V[:, : self.D]))
-        rows = tf.reshape(inputs, (-1, W.shape[0]))
+        rows = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, W.shape[0]))
         factors = [tf.convert_to_tensor(part) for part in (self.U, self.s, self.Vt)]
         y = product(rows, W, *factors, DERIVATIVES[self.derivative])
-        y = tf.reshape(y, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
-        y = y if self.bias is None else y + self.bias
+        y = y if self.bias is None else tf.nn.bias_add(y, self.bias)
+        if inputs.shape.rank != 2:
+            y = tf.reshape(y, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
         return y if self.activation is None else self.activation(y)
 
     def save_own_variables(self, store):
@@ -138,7 +141,7 @@ class Refresh(keras.callbacks.Callback):
 def subspace_step(W, Vt):
     """One step of block power iteration towards the D leading singular vectors, from the last V.
 
-        Q = orth(W V),     (Wᵀ Q) = V' diag(s') Oᵀ,     U' = Q O
+        W V = Q R,     QᵀW = O diag(s') V'ᵀ,     U' = Q O        (Q, O orthonormal columns)
 
     U' diag(s') V'ᵀ is the best approximation of W whose columns lie in the span of W V. The error
     of the subspace shrinks by (σ_{D+1} / σ_D)² a step, while W moves little from step to step.
@@ -153,9 +156,43 @@ def subspace_step(W, Vt):
     Source: Golub and Van Loan, Matrix Computations, section 8.2; Halko, Martinsson and Tropp,
     SIAM Review 2011.
     """
-    Q, _ = tf.linalg.qr(tf.matmul(W, Vt, transpose_b=True))
-    s, V, rotation = tf.linalg.svd(tf.matmul(W, Q, transpose_a=True))
-    return Q @ rotation, s, tf.transpose(V)
+    Q = _orthonormal(tf.matmul(W, Vt, transpose_b=True))
+    turn, s, Vt = _wide_svd(tf.matmul(Q, W, transpose_a=True))
+    return Q @ turn, s, Vt
+
+
+def _orthonormal(A):
+    """Orthonormal columns (n, D) with the span of A (n, D)."""
+    s, turn, safe = _gram_svd(A, transpose_a=True)
+    return tf.cond(safe, lambda: A @ (turn / s), lambda: tf.linalg.qr(A)[0])
+
+
+def _wide_svd(B):
+    """The SVD B = O diag(s) Vt of B (D, n): O (D, D), s (D,), Vt (D, n)."""
+
+    def by_svd():
+        s, V, turn = tf.linalg.svd(tf.transpose(B))
+        return turn, s, tf.transpose(V)
+
+    s, turn, safe = _gram_svd(B, transpose_b=True)
+    return tf.cond(safe, lambda: (turn, s, tf.matmul(turn / s, B, transpose_a=True)), by_svd)
+
+
+def _gram_svd(A, **transposed):
+    """Singular values s (D,) and vectors O (D, D) of a thin A, from AᵀA (or AAᵀ) = O diag(s²) Oᵀ.
+
+    A product and the eigenvectors of a D × D matrix take a fraction of the time of a QR or an SVD
+    of A. But AᵀA squares the condition σ₁ / σ_D. Formed in float64 it is safe for a float32 A
+    while σ_D > 1e-3 σ₁; in float64, and for NaN, it never is.
+
+    Returns:
+        s, O of A's type, and whether they are safe to divide A by.
+    """
+    A64 = tf.cast(A, tf.float64)
+    squares, turn = tf.linalg.eigh(tf.matmul(A64, A64, **transposed))
+    squares, turn = squares[::-1], turn[:, ::-1]
+    safe = squares[-1] > 1e-6 * squares[0] if A.dtype != tf.float64 else tf.constant(False)
+    return tf.cast(tf.sqrt(tf.maximum(squares, 0)), A.dtype), tf.cast(turn, A.dtype), safe
 
 
 def product(x, W, U, s, Vt, derivative):
@@ -191,18 +228,29 @@ def tangent(x, dy, W, U, s, Vt):
     """f'(W)[G] = UUᵀG + GVVᵀ − UUᵀGVVᵀ, the projection onto the tangent space.
 
     The tangent space of the rank-D matrices at f(W): the directions in which f(W) can move and
-    keep its rank. G = xᵀdy is not formed, only UᵀG = (xU)ᵀdy and GV = xᵀ(dy V).
+    keep its rank. G = xᵀdy is not formed, only UᵀG and GV; with M = UᵀGV
+
+        f'(W)[G] = U (UᵀG − M Vᵀ) + (GV) Vᵀ,   one product of 2D columns.
     """
-    return _assemble(*_tangent_parts(x, dy, U, Vt), U, Vt)
+    UtG, GV = _projections(x, dy, U, Vt)
+    M = tf.matmul(U, GV, transpose_a=True)
+    return tf.concat([U, GV], axis=1) @ tf.concat([UtG - M @ Vt, Vt], axis=0)
+
+
+def _projections(x, dy, U, Vt):
+    """UᵀG = (xU)ᵀ dy (D, n_out) and GV = xᵀ (dy V) (n_in, D) of G = xᵀdy."""
+    UtG = tf.matmul(x @ U, dy, transpose_a=True)
+    GV = tf.matmul(x, tf.matmul(dy, Vt, transpose_b=True), transpose_a=True)
+    return UtG, GV
 
 
 def exact(x, dy, W, U, s, Vt):
     """f'(W)[G], the derivative of the truncation: the tangent space and what crosses the gap.
 
-    With R = W − f(W), M = UᵀGV, A = GV − UM, B = GᵀU − VMᵀ, and P, Q (n_in or n_out, D) solving
+    With R = W − f(W), M = UᵀGV, A = GV − UM, B = UᵀG − MVᵀ, and P (n_in, D), Q (D, n_out) solving
 
-        P diag(s) = A diag(s) + R Q,    Q diag(s) = B diag(s) + Rᵀ P,
-        f'(W)[G] = U M Vᵀ + P Vᵀ + U Qᵀ.
+        P diag(s) = A diag(s) + R Qᵀ,    diag(s) Q = diag(s) B + Pᵀ R,
+        f'(W)[G] = U M Vᵀ + P Vᵀ + U Q.
 
     P = A and Q = B would be `tangent`. Eliminating Q leaves (σᵢ² − RRᵀ) pᵢ = σᵢ² aᵢ + σᵢ R bᵢ
     for each column, positive definite while σ_D > σ_{D+1}: conjugate gradients from P = A. The
@@ -210,66 +258,57 @@ def exact(x, dy, W, U, s, Vt):
     finite a column stops before a direction in which σᵢ² − σⱼ² < 1e-3 σᵢ², and singular values
     below the square root of the precision, relative to σ₁, count as 0.
     """
-    M, A, B = _tangent_parts(x, dy, U, Vt)
+    UtG, GV = _projections(x, dy, U, Vt)
+    M = tf.matmul(U, GV, transpose_a=True)
+    A, B = GV - U @ M, UtG - M @ Vt
 
-    def R(Q):
-        WQ = W @ Q
+    def R(Qt):  # R Qᵀ (n_in, D)
+        WQ = W @ tf.transpose(Qt)
         return WQ - U @ tf.matmul(U, WQ, transpose_a=True)
 
-    def Rt(P):  # P is orthogonal to U, as A is
-        return tf.matmul(W, P, transpose_a=True)
+    def Rt(P):  # Pᵀ R (D, n_out); P is orthogonal to U, as A is
+        return tf.matmul(P, W, transpose_a=True)
 
-    P = _conjugate_gradients(lambda P: P * s**2 - R(Rt(P)), A, R(B * s + Rt(A)), 1e-3 * s**2)
+    column = s[:, None]
+    residual = R(B * column + Rt(A))
+    scale = tf.sqrt(tf.reduce_sum(A**2) + tf.reduce_sum(B**2))
+    P = _conjugate_gradients(lambda P: P * s**2 - R(Rt(P)), A, residual, s, scale)
     nonzero = s > _root_of_precision(s) * s[0]
-    Q = B + tf.math.divide_no_nan(Rt(P), tf.where(nonzero, s, 0.0))
-    return _assemble(M, P, Q, U, Vt)
+    Q = B + tf.math.divide_no_nan(Rt(P), tf.where(nonzero, s, 0.0)[:, None])
+    return tf.concat([U, U @ M + P], axis=1) @ tf.concat([Q, Vt], axis=0)
 
 
 DERIVATIVES = {"tangent": tangent, "straight_through": straight_through, "exact": exact}
 
 
-def _tangent_parts(x, dy, U, Vt):
-    """M = UᵀGV (D, D), A = GV − UM (n_in, D), B = GᵀU − VMᵀ (n_out, D) of G = xᵀdy."""
-    dyV = tf.matmul(dy, Vt, transpose_b=True)
-    GV = tf.matmul(x, dyV, transpose_a=True)
-    GtU = tf.matmul(dy, x @ U, transpose_a=True)
-    M = tf.matmul(U, GV, transpose_a=True)
-    return M, GV - U @ M, GtU - tf.matmul(Vt, M, transpose_a=True, transpose_b=True)
-
-
-def _assemble(M, P, Q, U, Vt):
-    """U M Vᵀ + P Vᵀ + U Qᵀ, as one product of 2D columns."""
-    left = tf.concat([U @ M + P, U], axis=1)
-    return left @ tf.concat([Vt, tf.transpose(Q)], axis=0)
-
-
-def _conjugate_gradients(operator, X, residual, least_curvature):
+def _conjugate_gradients(operator, X, residual, s, scale):
     """Solve operator(X) = rhs for each column from X, where rhs − operator(X) is `residual`.
 
-    Stops at the square root of the precision, after 50 steps, and, column by column, before a
-    direction whose curvature is below `least_curvature` (D,).
+    Stops when the residuals, each divided by its σᵢ², are small against `scale` (`TOLERANCE`),
+    after 50 steps, and, column by column, before a direction of a curvature below 1e-3 σᵢ².
     """
 
     def dots(a, b):
         return tf.reduce_sum(a * b, axis=0)
 
-    tolerance = _root_of_precision(X) ** 2 * dots(residual, residual)
+    squares = tf.maximum(s**2, np.finfo(s.dtype.as_numpy_dtype).tiny)
+    enough = (TOLERANCE[s.dtype.name] * scale) ** 2
 
-    def unsolved(X, residual, direction):
-        return tf.reduce_any(dots(residual, residual) > tolerance)
+    def unsolved(X, residual, direction, length):
+        return tf.reduce_sum(length / squares**2) > enough
 
-    def step(X, residual, direction):
+    def step(X, residual, direction, before):
         image = operator(direction)
-        curvature, length = dots(direction, image), dots(direction, direction)
-        before = dots(residual, residual)
-        stopped = curvature < least_curvature * length
+        curvature = dots(direction, image)
+        stopped = curvature < 1e-3 * squares * dots(direction, direction)
         alpha = tf.where(stopped, 0.0, tf.math.divide_no_nan(before, curvature))
         residual = tf.where(stopped, 0.0, residual - alpha * image)
-        beta = tf.math.divide_no_nan(dots(residual, residual), before)
-        return X + alpha * direction, residual, residual + beta * direction
+        length = dots(residual, residual)
+        beta = tf.math.divide_no_nan(length, before)
+        return X + alpha * direction, residual, residual + beta * direction, length
 
-    X, _, _ = tf.while_loop(unsolved, step, (X, residual, residual), maximum_iterations=50)
-    return X
+    start = (X, residual, residual, dots(residual, residual))
+    return tf.while_loop(unsolved, step, start, maximum_iterations=50)[0]
 
 
 def _root_of_precision(tensor):

@@ -1,20 +1,13 @@
-"""The baseline, 784-1024×5-10: build, train, evaluate, keep."""
+"""The network, 784-1024×5-10: build, train, fine-tune, evaluate."""
 
 import functools
-import hashlib
-import inspect
-import json
 import time
-from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from IPython.display import DisplayHandle
 
-from .backend import keras, tf
-from .files import PROJECT, write_json, write_whole
+from .lab.backend import keras, tf
 
-CACHE = PROJECT / ".cache"
 BATCH_SIZE = 256
 LEARNING_RATE = 0.2
 WEIGHT_DECAY = 0.005
@@ -24,14 +17,6 @@ OPTIMIZERS = {
     ),
     "AdamW": keras.optimizers.AdamW,
 }
-
-
-class Baseline(NamedTuple):
-    """The trained network, its learning curve (a list an epoch), and the seconds it took."""
-
-    network: keras.Model
-    history: dict
-    seconds: float
 
 
 def build(seed):
@@ -85,12 +70,12 @@ def train(
     """Train in place, the learning rate falling to 0 along a cosine.
 
     SGD, with Nesterov's momentum 0.9, follows the gradient, which lies in the span of the layer's
-    inputs; AdamW gives each entry of the kernel a step of like size, however small its gradient.
+    inputs; AdamW gives each entry of the kernel a step of similar size, however small its gradient.
     SGD's gradients longer than 3 are cut to 3, without which training on images of a larger mean
     diverges (Pascanu, Mikolov and Bengio, ICML 2013). By either, each step shrinks the kernels by
     the factor 1 − learning rate · weight decay, whatever the gradient (decoupled weight decay,
     Loshchilov and Hutter, ICLR 2019); biases do not decay. The loss is the cross-entropy to the
-    labels, smoothed by 0.1 (Szegedy et al., CVPR 2016), or to the targets as they are.
+    smoothed labels (`smoothed`), or to the targets as they are.
 
     Args:
         network: (n, 784) → (n, 10) logits.
@@ -106,17 +91,59 @@ def train(
     Returns:
         {"loss", "accuracy", "val_loss", "val_accuracy"}, each a list of one float an epoch.
     """
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps(data, epochs))
+    _compile(network, optimizer, learning_rate, weight_decay, steps(data, epochs))
+    return _fit(network, data, epochs, seed, targets, callbacks)
+
+
+def fine_tune(network, data, epochs, seed, learning_rate=2e-3, targets=None, callbacks=()):
+    """Train a copy of a network of low rank, by the recipe that suits it.
+
+    AdamW, as the pace of SGD would depend on how a product is shared between its factors; light
+    weight decay, 0.1, as there is no noise left to shrink; no dropout, as a low rank hinders the
+    network enough.
+
+    Args:
+        network: (n, 784) → (n, 10) logits; not changed.
+        data, epochs, seed, learning_rate, targets, callbacks: as for `train`.
+
+    Returns:
+        the trained copy, and its history as from `train`.
+    """
+    tuned = without_dropout(network)
+    # Starts of one architecture share one compiled network: tracing takes longer than an epoch.
+    compiled = _compiled(tuned.to_json(), learning_rate, 0.1, steps(data, epochs))
+    for variable in compiled.optimizer.variables:
+        variable.assign(tf.zeros_like(variable))
+    compiled.set_weights(tuned.get_weights())
+    history = _fit(compiled, data, epochs, seed, targets, callbacks)
+    tuned.set_weights(compiled.get_weights())
+    return tuned, history
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(architecture, learning_rate, weight_decay, steps):
+    network = keras.models.model_from_json(architecture)
+    _compile(network, "AdamW", learning_rate, weight_decay, steps)
+    return network
+
+
+def _compile(network, optimizer, learning_rate, weight_decay, steps):
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     optimizer = OPTIMIZERS[optimizer](schedule, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
-    optimizer.build(network.trainable_variables)  # else `fit` traces the step twice
-    smoothing = 0.1 if targets is None else 0
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     network.compile(optimizer, loss, metrics=["accuracy"])
-    targets = tf.one_hot(data.y_train, 10) if targets is None else targets
+    # What `fit` would else make on its first step, and trace the step a second time for.
+    optimizer.build(network.trainable_variables)
+    network.compute_metrics(None, tf.zeros((1, 10)), tf.zeros((1, 10)))
+
+
+def _fit(network, data, epochs, seed, targets, callbacks):
+    keras.utils.set_random_seed(seed)  # with it the order of the batches is that of their seed
+    targets = smoothed(data.y_train) if targets is None else targets
     history = network.fit(
         batches(data.x_train, targets, shuffle_seed=seed),
-        validation_data=batches(data.x_val, tf.one_hot(data.y_val, 10)),
+        validation_data=batches(data.x_val, smoothed(data.y_val)),
         epochs=epochs,
         verbose=0,
         shuffle=False,  # the data set shuffles itself
@@ -125,21 +152,33 @@ def train(
     return {name: [float(value) for value in curve] for name, curve in history.history.items()}
 
 
+def smoothed(labels):
+    """Labels as probabilities (n, 10): 0.91 for the class, 0.01 for each other.
+
+    Source: label smoothing by 0.1, Szegedy et al., CVPR 2016.
+    """
+    return 0.9 * tf.one_hot(labels, 10) + 0.01
+
+
+def without_dropout(network):
+    """A copy of the network whose dropout layers drop nothing, for training at low rank.
+
+    Args:
+        network: a built Keras model, Sequential or functional; not changed.
+    """
+
+    def clone(layer):
+        rate = {"rate": 0.0} if isinstance(layer, keras.layers.Dropout) else {}
+        return type(layer).from_config(layer.get_config() | rate)
+
+    copy = keras.models.clone_model(network, clone_function=clone)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
 def steps(data, epochs):
     """Steps of `train`: batches in so many passes over the training part."""
     return epochs * -(-len(data.x_train) // BATCH_SIZE)
-
-
-def remaining_initialisation(steps):
-    """What weight decay alone leaves of a kernel's initial entries after `train`.
-
-        Π_t (1 − η_t · WEIGHT_DECAY),   η_t = LEARNING_RATE · (1 + cos(π t / steps)) / 2
-
-    >>> round(remaining_initialisation(2000), 2)
-    0.37
-    """
-    eta = LEARNING_RATE * (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
-    return float(np.prod(1 - eta * WEIGHT_DECAY))
 
 
 def batches(x, y, shuffle_seed=None):
@@ -182,22 +221,6 @@ def shift(images, seed):
     return tf.gather(framed, tf.gather(np.array(views), places), batch_dims=1)
 
 
-def without_dropout(network):
-    """A copy of the network whose dropout layers drop nothing, for training at low rank.
-
-    Args:
-        network: a built Keras model, Sequential or functional; not changed.
-    """
-
-    def clone(layer):
-        rate = {"rate": 0.0} if isinstance(layer, keras.layers.Dropout) else {}
-        return type(layer).from_config(layer.get_config() | rate)
-
-    copy = keras.models.clone_model(network, clone_function=clone)
-    copy.set_weights(network.get_weights())
-    return copy
-
-
 def logits(network, x):
     """The network's outputs for x, (n, 10), without dropout."""
     # Called directly: `predict` would compile anew for each of many networks.
@@ -209,76 +232,6 @@ def logits(network, x):
 def accuracy(network, x, y):
     """The share of images whose largest logit is that of their label, 0 to 1."""
     return float(np.mean(logits(network, x).argmax(axis=1) == y))
-
-
-def baseline(data, epochs, seed):
-    """The trained baseline: from disk if it was trained before, else trained and kept there.
-
-    What is kept is found again by all that determines it: the data's content, epochs, seed,
-    the source of the functions that build and train, and the version of TensorFlow. Of several
-    processes that ask at once, one trains and the others wait. A damaged file is trained again.
-
-    Args:
-        data: helpers.data.Data.
-        epochs: passes over the training part.
-        seed: of initialisation, dropout and the order of the batches.
-
-    Returns:
-        Baseline.
-    """
-    record = CACHE / f"baseline-{_key(data, epochs, seed)}.json"
-    CACHE.mkdir(exist_ok=True)
-    with _locked(record.with_suffix(".lock")):
-        kept = _load(record)
-        if kept is None:
-            network = build(seed)
-            start = time.perf_counter()
-            history = train(network, data, epochs, seed)
-            kept = Baseline(network, history, time.perf_counter() - start)
-            _save(record, kept)
-    return kept
-
-
-def _key(data, epochs, seed):
-    recipe = [
-        inspect.getsource(part) for part in (build, initial_std, train, steps, batches, shift)
-    ]
-    constants = [BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, OPTIMIZERS["SGD"].keywords]
-    about = [data.sha256, int(epochs), int(seed), tf.__version__]
-    determines = json.dumps([about, recipe, constants])
-    return hashlib.sha256(determines.encode()).hexdigest()[:16]
-
-
-def _locked(path):
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        print("Another process is training this baseline: waiting for it.")
-        return lock.acquire()
-
-
-def _save(record, kept):
-    """Write the weights, then the record that vouches for them by their digest."""
-    weights = record.with_suffix(".weights.h5")
-    with write_whole(weights) as temporary:
-        kept.network.save_weights(temporary)
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    write_json(record, {"sha256": sha256, "history": kept.history, "seconds": kept.seconds})
-
-
-def _load(record):
-    """The Baseline kept under `record`, or None if there is none or it is damaged."""
-    weights = record.with_suffix(".weights.h5")
-    try:
-        kept = json.loads(record.read_text(encoding="utf-8"))
-        if hashlib.sha256(weights.read_bytes()).hexdigest() != kept["sha256"]:
-            return None
-        network = build(seed=0)
-        network.load_weights(weights)
-        return Baseline(network, kept["history"], kept["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 class Progress(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Linear algebra alone: truncation, energy, the noise edge, whitening.
+"""Linear algebra alone: truncation, whitening, energy, what factors cost, the edge of the noise.
 
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
 Everything is computed in float64 by LAPACK.
@@ -179,6 +179,38 @@ def gap(s, D):
     """
     kept, dropped = s[: check_rank(D)], s[D:]
     return float(kept[-1] - (dropped[0] if len(dropped) else 0))
+
+
+def svd_parameters(shape, D):
+    """Numbers in U (n_in, D), s (D,) and Vt (D, n_out) as textbooks count: D · (n_in + n_out + 1).
+
+    >>> svd_parameters((784, 1024), D=20)
+    36180
+    """
+    n_in, n_out = shape
+    return D * (n_in + n_out + 1)
+
+
+def factorized_parameters(shape, D):
+    """Numbers in the two factors, s multiplied into one of them: D · (n_in + n_out).
+
+    It is also what their product with one input costs, in multiply-adds.
+
+    >>> factorized_parameters((784, 1024), D=20)
+    36160
+    """
+    n_in, n_out = shape
+    return D * (n_in + n_out)
+
+
+def break_even_rank(shape):
+    """The largest D at which two factors save numbers: D · (n_in + n_out) < n_in · n_out.
+
+    >>> break_even_rank((784, 1024))
+    444
+    """
+    n_in, n_out = shape
+    return (n_in * n_out - 1) // (n_in + n_out)
 
 
 def noise_edge(shape, std):

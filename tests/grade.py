@@ -22,7 +22,8 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
-from helpers.files import PROJECT, write_json, write_whole
+from helpers import PROJECT
+from helpers.lab.files import write_json, write_whole
 
 LISTED = Path(__file__).with_name("graded.json")
 NOT_TRIED = "not attempted"

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
-from helpers.files import PROJECT
+from helpers import PROJECT
 from tests import grade
 
 NAMES = ["01_truncated_svd.ipynb", "02_factorized_network.ipynb", "03_dynamic_svd.ipynb"]

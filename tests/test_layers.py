@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import compress, data, layers, model
-from helpers.backend import keras, tf
+from helpers.lab.backend import keras, tf
 
 Dense, DynamicDense = keras.layers.Dense, layers.DynamicDense
 DERIVATIVES = list(layers.DERIVATIVES)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from helpers import figures, results
+from helpers.lab import figures, results
 
 
 def run(D, seed, **methods):
@@ -52,8 +52,7 @@ def test_a_seed_counts_once_and_sizes_are_those_of_the_rank(table):
 def test_the_readme_gets_means_and_spreads(table, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
-    monkeypatch.setattr("helpers.sweep.RUNS", tmp_path / "runs")
-    monkeypatch.setenv("SVD_FIGURES", str(tmp_path))
+    monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
     assert results.main() == 2
     assert capsys.readouterr().err.count("\n") == 1
     others = [table[0] | {"dataset": "subset"}, table[0] | {"epochs": 3, "test_accuracy": 0.1}]
@@ -98,5 +97,5 @@ def test_what_the_readme_claims_of_the_committed_table():
     assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01
 
 
-def test_every_method_has_a_color():
-    assert set(results.METHODS.values()) <= set(figures.METHOD_COLORS)
+def test_every_method_has_a_style():
+    assert set(results.METHODS.values()) <= set(figures.STYLES)

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from helpers import data, parameters, sweep
-from helpers.files import PROJECT
+from helpers import PROJECT, data
+from helpers.lab import parameters, sweep
 
 PARTS = ("train", "test")
 GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
@@ -58,7 +58,7 @@ def notebook(path, *cells):
 def project(tmp_path):
     """The sweep, with two quick notebooks, of which the first fails at D = 3."""
     shutil.copytree(PROJECT / "helpers", tmp_path / "helpers")
-    (tmp_path / "helpers" / "model.py").write_text(
+    (tmp_path / "helpers" / "lab" / "store.py").write_text(
         'def baseline(data, epochs, seed): open("trained", "a").write(f"{epochs} {seed}\\n")'
     )
     (tmp_path / "notebooks").mkdir()
@@ -69,7 +69,7 @@ def project(tmp_path):
 
 def start(project, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "helpers.sweep", "--dataset", "subset", *arguments],
+        [sys.executable, "-m", "helpers", "--dataset", "subset", *arguments],
         **{"cwd": project, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
         start_new_session=True,
     )
@@ -129,7 +129,8 @@ def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(project, tmp_p
     chosen = sweep._parser().parse_args(["01"])
     (run,) = sweep._runs(chosen)
     assert (run.dataset, run.source) == ("whole.npz", str(tmp_path / "whole.npz"))
-    monkeypatch.setattr(data, "MNIST_SHA256", data.load("auto").sha256)
+    whole = [arrays[f"{kind}_{part}"] for part in PARTS for kind in "xy"]
+    monkeypatch.setattr(data, "MNIST_SHA256", data._digest(*whole))
     (run,) = sweep._runs(chosen)
     assert (run.dataset, run.source) == ("mnist", str(tmp_path / "whole.npz"))
     code, out, err = run_sweep(project, "--dataset", tmp_path / "whole.npz", "02")

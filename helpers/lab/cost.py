@@ -1,8 +1,4 @@
-"""What a network costs: parameters, multiply-adds, bytes, time.
-
-A dense kernel W (n_in, n_out) holds n_in · n_out numbers. One multiply-add per number and image
-is what its product with an input costs, so both are counted by the same functions.
-"""
+"""What a network costs: multiply-adds, bytes, latency, the time of a training step."""
 
 import tempfile
 import time
@@ -14,60 +10,32 @@ from .backend import keras, tf
 from .files import stderr_muted
 
 
-def svd_parameters(shape, D):
-    """Numbers in U (n_in, D), s (D,) and Vt (D, n_out) as textbooks count: D · (n_in + n_out + 1).
-
-    >>> svd_parameters((784, 1024), D=20)
-    36180
-    """
-    n_in, n_out = shape
-    return D * (n_in + n_out + 1)
-
-
-def factorized_parameters(shape, D):
-    """Numbers in the two factors, s multiplied into one of them: D · (n_in + n_out).
-
-    >>> factorized_parameters((784, 1024), D=20)
-    36160
-    """
-    n_in, n_out = shape
-    return D * (n_in + n_out)
-
-
-def break_even_rank(shape):
-    """The largest D at which two factors save numbers: D · (n_in + n_out) < n_in · n_out.
-
-    >>> break_even_rank((784, 1024))
-    444
-    """
-    n_in, n_out = shape
-    return (n_in * n_out - 1) // (n_in + n_out)
-
-
-def kept_parameters(model, ranks):
-    """Parameters of `model` when each named layer is stored at its rank, in its smaller form.
-
-    A layer beyond its break-even rank stays dense; biases and all other layers count whole.
-
-    Args:
-        model: a built Keras model.
-        ranks: {layer name: D}.
-
-    Returns:
-        int, numbers to store.
-    """
-    total = model.count_params()
-    for name, D in ranks.items():
-        shape = model.get_layer(name).kernel.shape
-        dense = shape[0] * shape[1]
-        total -= dense - min(dense, factorized_parameters(shape, D))
-    return total
-
-
 def multiply_adds(model):
     """Multiply-adds of the model's Dense layers for one input vector each, Σ n_in · n_out."""
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     return sum(layer.kernel.shape[0] * layer.kernel.shape[1] for layer in dense)
+
+
+def traced_multiply_adds(function):
+    """Multiply-adds of the matrix products in a traced function, from the shapes in its graph.
+
+    A product that stands twice, of the same tensors, counts once: TensorFlow computes it once.
+    What stands in a loop or a condition is not counted.
+
+    Args:
+        function: from `tf.function(…).get_concrete_function()`, of known shapes.
+
+    Returns:
+        int.
+    """
+    products = {}
+    for op in function.graph.get_operations():
+        if op.type in ("MatMul", "BatchMatMulV2"):
+            left, right = op.inputs
+            out = op.outputs[0].shape
+            inner = left.shape.num_elements() // out[-2]
+            products[left.name, right.name] = out.num_elements() * inner
+    return sum(products.values())
 
 
 def to_litert(model, int8=False):

@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 from distributed import Client, LocalCluster, as_completed, get_worker
 
-from . import data, parameters, results
-from .files import PROJECT, stderr_muted
+from .. import PROJECT, data
+from . import parameters, results
+from .files import stderr_muted
+from .results import RUNS
 
 NOTEBOOKS = PROJECT / "notebooks"
-RUNS = PROJECT / ".runs"
 
 
 class Run(NamedTuple):
@@ -78,7 +79,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m helpers.sweep", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     parser.add_argument("notebooks", nargs="*", help="such as 02 or 03_dynamic_svd; all by default")
     parser.add_argument("--D", nargs="+", default=["20"], help="ranks")
     parser.add_argument("--seed", nargs="+", default=["0"], help="seeds")
@@ -192,8 +193,9 @@ def _environment(threads):
 def train_baseline(source, epochs, seed, threads):
     """Train one baseline and keep it, in a process of its own; on a worker."""
     get_worker().log_event("running", f"baseline seed={seed}")
-    code = f"model.baseline(data.load({source!r}), {epochs}, {seed})"
-    command = [sys.executable, "-c", f"from helpers import data, model; {code}"]
+    code = f"store.baseline(data.load({source!r}), {epochs}, {seed})"
+    imports = "from helpers import data; from helpers.lab import store"
+    command = [sys.executable, "-c", f"{imports}; {code}"]
     done = subprocess.run(
         command, cwd=PROJECT, env=os.environ | _environment(threads), capture_output=True, text=True
     )
@@ -234,11 +236,10 @@ def _collect(runs):
         with contextlib.suppress(OSError, ValueError, KeyError):
             table += results.rows(json.loads(path.read_text(encoding="utf-8")))
     results.write(RUNS / "results.csv", table)
-    os.environ["SVD_FIGURES"] = str(RUNS / "figures")
     alike = {(run.dataset, run.epochs) for run in runs}
     drawn = [row for row in table if (row["dataset"], row["epochs"]) in alike]
     if any(row["method"] == "baseline" for row in drawn):
-        results.picture(drawn, "results")
+        results.picture(drawn, RUNS / "figures")
 
 
 def _print_table(runs):
@@ -250,7 +251,3 @@ def _print_table(runs):
             size = f"{row['parameters']:,}" if "parameters" in row else ""
             print(f"  {row['method']:24}{row['test_accuracy']:>14.2%}{size:>14}")
     print()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,10 @@
-"""The parameters all notebooks share, checked before any work."""
+"""The parameters that all notebooks share: checked before any work, recorded with its results."""
 
 import numbers
 from pathlib import Path
 
-from .svd import check_rank
+from ..svd import check_rank
+from .files import write_json
 
 
 def check(D, dataset, epochs, seed, results):
@@ -27,6 +28,21 @@ def check(D, dataset, epochs, seed, results):
         raise ValueError(
             f'results must be the path of a JSON file, or "" for none, not {results!r}.'
         )
+
+
+def record(path, notebook, D, dataset, epochs, seed, measured):
+    """Write what a notebook measured, and at which parameters, to the JSON file `path`.
+
+    Args:
+        path: the notebook's parameter `results`; "" writes nothing.
+        notebook: its name, without ending.
+        D, epochs, seed: its parameters.
+        dataset: name of the data that were loaded.
+        measured: {what: figures}, to be written as JSON.
+    """
+    run = {"notebook": notebook, "D": D, "seed": seed, "dataset": dataset, "epochs": epochs}
+    if path:
+        write_json(path, run | measured)
 
 
 def _is_whole(value):

@@ -1,7 +1,8 @@
 """The results of all runs: one table, one picture, the README's table.
 
-`python -m helpers.results` adds what the sweep has measured on whole MNIST, at the default epochs,
-to figures/results.csv, and from that draws figures/results.png and writes the table in README.md.
+`python -m helpers.lab.results` adds what the sweep has measured on whole MNIST, at the default
+epochs, to figures/results.csv, and from that draws figures/results.png and writes the table in
+README.md.
 """
 
 import csv
@@ -9,8 +10,9 @@ import sys
 
 import numpy as np
 
+from .. import PROJECT
 from . import figures
-from .files import PROJECT, write_whole
+from .files import write_whole
 
 COLUMNS = ("notebook", "D", "seed", "dataset", "epochs", "method", "test_accuracy", "parameters")
 RUN = COLUMNS[:6]  # what tells one row from another
@@ -37,9 +39,10 @@ PUBLISHED = {
 }
 EPOCHS = 15  # of the notebooks by default; other runs are for whoever made them
 SIZED = ("truncated", "fine_tuned", "dynamic")  # of the same size at the same D
+RUNS = PROJECT / ".runs"  # what the sweep writes
 TABLE = PROJECT / "figures" / "results.csv"
 README = PROJECT / "README.md"
-START, END = "<!-- written by python -m helpers.results -->\n", "<!-- end -->"
+START, END = "<!-- written by python -m helpers.lab.results -->\n", "<!-- end -->"
 
 
 def rows(measured):
@@ -117,12 +120,12 @@ def _columns(pairs):
     return np.array(accuracies), float(np.mean(sizes))
 
 
-def picture(table, name):
-    """Draw the table of one data set beside what is published."""
+def picture(table, folder):
+    """Draw the table of one data set beside what is published: results.png in the folder."""
     measured = by_method(table)
     curves = {label: measured[method] for method, label in METHODS.items() if method in measured}
     whole, baseline = _baseline(measured)
-    return figures.accuracy_by_kept(curves, whole, baseline, PUBLISHED, name)
+    return figures.accuracy_by_kept(curves, whole, baseline, PUBLISHED, "results", folder)
 
 
 def _baseline(measured):
@@ -178,18 +181,16 @@ def _is_whole(row):
 
 
 def main():
-    from .sweep import RUNS  # which imports this module
-
     try:
         table = merge(read(TABLE), [row for row in read(RUNS / "results.csv") if _is_whole(row)])
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     if not table:
-        print("There are no results yet: run python -m helpers.sweep first.", file=sys.stderr)
+        print("There are no results yet: run python -m helpers first.", file=sys.stderr)
         return 2
     write(TABLE, table)
-    picture(table, "results")
+    picture(table, TABLE.parent)
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     with write_whole(README) as temporary:

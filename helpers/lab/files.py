@@ -1,4 +1,4 @@
-"""Where the project lies, how a file gets there whole, and what keeps libraries quiet."""
+"""How a file is written whole, and what keeps libraries quiet."""
 
 import contextlib
 import json
@@ -6,8 +6,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""The workshop behind the lesson: what runs, keeps, measures, draws and checks."""

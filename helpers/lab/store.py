@@ -1,0 +1,107 @@
+"""Trained once, kept on disk: the baseline that the three notebooks share."""
+
+import ast
+import hashlib
+import inspect
+import json
+import time
+from typing import NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from .. import PROJECT, model
+from .backend import keras, tf
+from .files import write_json, write_whole
+
+CACHE = PROJECT / ".cache"
+
+
+class Baseline(NamedTuple):
+    """The trained network, its learning curve (a list an epoch), and the seconds it took."""
+
+    network: keras.Model
+    history: dict
+    seconds: float
+
+
+def baseline(data, epochs, seed):
+    """The trained baseline: from disk if it was trained before, else trained and kept there.
+
+    The cache key covers everything that affects the result: the images as they are split and
+    scaled, epochs, seed, the code of helpers/model.py but for docstrings and comments, and the
+    versions of TensorFlow and Keras. Of several processes that ask at once, one trains and the
+    others wait. A damaged file is trained again.
+
+    Args:
+        data: helpers.data.Data.
+        epochs: passes over the training part.
+        seed: of initialisation, dropout and the order of the batches.
+
+    Returns:
+        Baseline.
+    """
+    record = CACHE / f"baseline-{_key(data, epochs, seed)}.json"
+    CACHE.mkdir(exist_ok=True)
+    with _locked(record.with_suffix(".lock")):
+        kept = _load(record)
+        if kept is None:
+            network = model.build(seed)
+            start = time.perf_counter()
+            history = model.train(network, data, epochs, seed)
+            kept = Baseline(network, history, time.perf_counter() - start)
+            _save(record, kept)
+    return kept
+
+
+def _key(data, epochs, seed):
+    images = hashlib.sha256()
+    for part in (*data.train, *data.validation):
+        images.update(f"{part.shape} {part.dtype}".encode())
+        images.update(np.ascontiguousarray(part))
+    code = _code(inspect.getsource(model))
+    versions = [tf.__version__, keras.__version__]
+    covered = json.dumps([images.hexdigest(), int(epochs), int(seed), code, versions])
+    return hashlib.sha256(covered.encode()).hexdigest()[:16]
+
+
+def _code(source):
+    """The source without docstrings, comments and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        if documented and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
+def _locked(path):
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print("Another process is training this baseline: waiting for it.")
+        return lock.acquire()
+
+
+def _save(record, kept):
+    """Write the weights, then the record that vouches for them by their digest."""
+    weights = record.with_suffix(".weights.h5")
+    with write_whole(weights) as temporary:
+        kept.network.save_weights(temporary)
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    write_json(record, {"sha256": sha256, "history": kept.history, "seconds": kept.seconds})
+
+
+def _load(record):
+    """The Baseline kept under `record`, or None if there is none or it is damaged."""
+    weights = record.with_suffix(".weights.h5")
+    try:
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != kept["sha256"]:
+            return None
+        network = model.build(seed=0)
+        network.load_weights(weights)
+        return Baseline(network, kept["history"], kept["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

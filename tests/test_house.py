@@ -1,0 +1,63 @@
+"""Which module may import which: the arrows point one way."""
+
+import ast
+from graphlib import TopologicalSorter
+
+import pytest
+
+from helpers import PROJECT
+
+PATHS = sorted((PROJECT / "helpers").rglob("*.py"))
+
+
+def name_of(path):
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PATHS}
+
+
+def imports(module):
+    """The modules of helpers that a module imports, anywhere in it."""
+    package = module.split(".") if MODULES[module].stem == "__init__" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            named = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else base for name in named}
+    return found & MODULES.keys()
+
+
+def test_no_module_imports_one_that_imports_it():
+    graph = {module: imports(module) for module in MODULES}
+    assert "helpers.svd" in graph["helpers.compress"]  # imports are found at all
+    assert "helpers.data" in graph["helpers.lab.sweep"]
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("module", ["svd", "ranks", "layers", "compress", "model", "data"])
+def test_the_lesson_needs_nothing_of_the_workshop_but_the_backend(module):
+    behind = {name for name in imports(f"helpers.{module}") if name.startswith("helpers.lab")}
+    assert behind <= {"helpers.lab.backend"}
+
+
+def code_lines(path):
+    """Lines without docstrings, comments and blanks."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    words = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            words |= set(range(node.lineno, node.end_lineno + 1))
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    return sum(i not in words and line.strip()[:1] not in ("", "#") for i, line in lines)
+
+
+def test_the_lesson_is_read_in_one_sitting():
+    lines = {path.name: code_lines(path) for path in PATHS if path.parent.name == "helpers"}
+    assert sum(lines.values()) <= 850, lines
+    assert max(lines.values()) <= 200, lines
