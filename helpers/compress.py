@@ -248,7 +248,8 @@ def _copy_functional(model, new):
 
 
 def _copy_sequential(model, new):
-    layers = [keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)]
+    (x,) = model.inputs
+    layers = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)]
     for layer in model.layers:
         layers += new.get(layer.name) or [type(layer).from_config(layer.get_config())]
     copy = keras.Sequential(layers, name=model.name)

@@ -1,6 +1,7 @@
 """The dense layer whose forward pass is the rank-D SVD of its kernel (tf.custom_gradient)."""
 
 import numpy as np
+from scipy.linalg import eigh
 
 from . import svd
 from .lab.backend import keras, tf
@@ -66,18 +67,27 @@ class DynamicDense(keras.layers.Dense):
     def _state(self, name, shape):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
 
-    def refresh(self):
-        """Set the factors to the exact SVD of W; return all its singular values (r,).
+    def refresh(self, values=None):
+        """Set the factors to the exact SVD of W; return its leading singular values.
 
-        V comes from the eigenvectors of WᵀW in float64, in half the time of an SVD of W; the
-        subspace step that follows makes U and s as accurate as the layer's precision allows.
+        V comes from the eigenvectors of WᵀW in float64, in half the time of an SVD of W, or less
+        where few are asked for; the subspace step that follows makes U and s as accurate as the
+        layer's precision allows.
+
+        Args:
+            values: how many singular values to return, at least D; all by default.
+
+        Returns:
+            array (values,), descending.
         """
         with tf.init_scope():
             W = self.kernel.numpy()
-            squares, V = np.linalg.eigh(W.T.astype(float) @ W)
+            values = min(values or self.units, *W.shape)
+            leading = [self.units - values, self.units - 1]
+            squares, V = eigh(W.T.astype(float) @ W, subset_by_index=leading)
             Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
             self._keep(*subspace_step(tf.constant(W), tf.constant(Vt)))
-        return np.sqrt(np.maximum(squares[::-1][: min(W.shape)], 0))
+        return np.sqrt(np.maximum(squares[::-1], 0))
 
     def svd(self):
         """The SVD that the layer computes with: helpers.svd.SVD, rank D, without a copy of W."""
@@ -124,18 +134,25 @@ class DynamicDense(keras.layers.Dense):
 class Refresh(keras.callbacks.Callback):
     """Renews the factors of every dynamic layer by an exact SVD after each epoch.
 
+    Args:
+        values: how many leading singular values to keep of each layer; all by default.
+
     Attributes:
-        spectra: {layer name: list of all singular values (r,), before training and after each
+        spectra: {layer name: list of singular values (values,), before training and after each
             epoch}.
     """
 
+    def __init__(self, values=None):
+        super().__init__()
+        self.values = values
+
     def on_train_begin(self, logs=None):
         dynamic = [layer for layer in self.model.layers if isinstance(layer, DynamicDense)]
-        self.spectra = {layer.name: [layer.refresh()] for layer in dynamic}
+        self.spectra = {layer.name: [layer.refresh(self.values)] for layer in dynamic}
 
     def on_epoch_end(self, epoch, logs=None):
         for name, spectra in self.spectra.items():
-            spectra.append(self.model.get_layer(name).refresh())
+            spectra.append(self.model.get_layer(name).refresh(self.values))
 
 
 def subspace_step(W, Vt):

@@ -119,23 +119,23 @@ def seconds(functions, rounds, calls=1):
     """Seconds a call of each function, interleaved.
 
     Each round times every function once, over `calls` calls in a row after one that is not
-    timed. What else the machine does then strikes all of them alike, and a ratio of medians
-    means more than each median.
+    timed, which warms the caches. What else the machine does then strikes all of them alike, and
+    a ratio of medians means more than each median.
 
     Args:
         functions: {name: function without arguments}.
-        rounds: rounds timed, after one that is not.
+        rounds: how often each is timed.
         calls: calls in a row.
 
     Returns:
         {name: array (rounds,)} of seconds per call.
     """
     times = {name: [] for name in functions}
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for name, function in functions.items():
             function()
             start = time.perf_counter()
             for _ in range(calls):
                 function()
             times[name].append((time.perf_counter() - start) / calls)
-    return {name: np.array(measured[1:]) for name, measured in times.items()}
+    return {name: np.array(measured) for name, measured in times.items()}

@@ -60,7 +60,7 @@ def main(arguments=None):
         runs, threads = _runs(chosen), _threads(chosen.threads)
         todo = [run for run in runs if chosen.again or run.results() is None]
         if chosen.dry_run:
-            for run in runs:
+            for run in sorted(runs):
                 print(f"{'to run' if run in todo else 'finished':9} {run}")
             return 0
         failures = _run_all(todo, chosen.scheduler, threads)
@@ -71,7 +71,7 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("\nStopped. What is finished is kept; the same command goes on.", file=sys.stderr)
         return 130
-    _print_table([run for run in runs if run.results()])
+    _print_table([run for run in sorted(runs) if run.results()])
     for run, reason in failures.items():
         print(f"{run} failed: {reason}", file=sys.stderr)
     print(f"Executed notebooks, results.csv and pictures: {RUNS.name}/")
@@ -85,7 +85,7 @@ def _parser():
     parser.add_argument("--seed", nargs="+", default=["0"], help="seeds")
     parser.add_argument("--dataset", default="auto", help="auto, mnist, subset or an .npz file")
     parser.add_argument("--epochs", default="15", help="passes over the training data")
-    parser.add_argument("--threads", default="2", help="a run; cores / threads runs at once")
+    parser.add_argument("--threads", default="1", help="a run; cores / threads runs at once")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already")
     parser.add_argument("--again", action="store_true", help="run what is finished, too")
     parser.add_argument("--dry-run", action="store_true", help="list what would run")
@@ -102,7 +102,8 @@ def _runs(chosen):
     dataset = os.environ.get("SVD_DATASET") or dataset if dataset == "auto" else dataset
     name = data.load(dataset).name
     source = name if dataset in ("auto", "mnist", "subset") else str(data.find(dataset).resolve())
-    return [Run(stem, D, seed, name, epochs, source) for D, seed in grid for stem in stems]
+    # The last notebook takes longest: first begun, it leaves no core idle in the end.
+    return [Run(stem, D, seed, name, epochs, source) for D, seed in grid for stem in stems[::-1]]
 
 
 def _threads(text):
@@ -137,11 +138,13 @@ def _run_all(runs, scheduler, threads):
     with _client(scheduler, threads) as client:
         client.subscribe_topic("running", lambda event: _say(f"{event[1]} running"))
         baselines, futures = {}, {}
+        several = len({run.seed for run in runs}) > 1  # else nothing runs beside the baseline
+        cores = threads if several else max(threads, os.cpu_count() or 1)
         for i, run in enumerate(runs):
             first = {"priority": -i, "pure": False}  # in this order, as far as workers are free
             needed = (run.source, run.epochs, run.seed)
             if needed not in baselines:
-                baselines[needed] = client.submit(train_baseline, *needed, threads, **first)
+                baselines[needed] = client.submit(train_baseline, *needed, cores, **first)
             futures[client.submit(execute, run, threads, baselines[needed], **first)] = run
         start = time.perf_counter()
         for done, future in enumerate(as_completed(futures), start=1):
