@@ -70,9 +70,9 @@ class DynamicDense(keras.layers.Dense):
     def refresh(self, values=None):
         """Set the factors to the exact SVD of W; return its leading singular values.
 
-        V comes from the eigenvectors of WᵀW in float64, in half the time of an SVD of W, or less
-        where few are asked for; the subspace step that follows makes U and s as accurate as the
-        layer's precision allows.
+        V comes from the eigenvectors of WᵀW, in less time than an SVD of W takes: in float64, or,
+        where only leading ones are asked for, in the layer's precision. The subspace step that
+        follows makes U, s and V as accurate as that precision allows.
 
         Args:
             values: how many singular values to return, at least D; all by default.
@@ -82,9 +82,9 @@ class DynamicDense(keras.layers.Dense):
         """
         with tf.init_scope():
             W = self.kernel.numpy()
+            A = W.astype(float) if values is None else W
             values = min(values or self.units, *W.shape)
-            leading = [self.units - values, self.units - 1]
-            squares, V = eigh(W.T.astype(float) @ W, subset_by_index=leading)
+            squares, V = eigh(A.T @ A, subset_by_index=[self.units - values, self.units - 1])
             Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
             self._keep(*subspace_step(tf.constant(W), tf.constant(Vt)))
         return np.sqrt(np.maximum(squares[::-1], 0))
