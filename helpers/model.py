@@ -1,12 +1,11 @@
 """The network, 784-1024×5-10: build, train, fine-tune, evaluate."""
 
 import functools
-import time
 
 import numpy as np
-from IPython.display import DisplayHandle
 
 from .lab.backend import keras, tf
+from .progress import Line
 
 BATCH_SIZE = 256
 LEARNING_RATE = 0.2
@@ -238,22 +237,11 @@ class Progress(keras.callbacks.Callback):
     """One line that follows the training, rewritten after each epoch."""
 
     def on_train_begin(self, logs=None):
-        self.start = time.perf_counter()
-        self.line = DisplayHandle()
-        self.line.display(_Text("training …"))
+        self.line = Line()
+        self.line.say("training …")
 
     def on_epoch_end(self, epoch, logs=None):
-        self.line.update(
-            _Text(
-                f"epoch {epoch + 1} of {self.params['epochs']}: loss {logs['loss']:.3f}, "
-                f"validation accuracy {logs['val_accuracy']:.2%}, "
-                f"{time.perf_counter() - self.start:.0f} s"
-            )
+        self.line.say(
+            f"epoch {epoch + 1} of {self.params['epochs']}: loss {logs['loss']:.3f}, "
+            f"validation accuracy {logs['val_accuracy']:.2%}"
         )
-
-
-class _Text(str):
-    """A string that is displayed without quotes."""
-
-    def __repr__(self):
-        return str(self)

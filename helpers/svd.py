@@ -1,4 +1,4 @@
-"""Linear algebra alone: truncation, whitening, energy, what factors cost, the edge of the noise.
+"""Linear algebra alone: truncation, weighted or not, energy, sizes of factors, edge of the noise.
 
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
 Everything is computed in float64 by LAPACK.
@@ -32,61 +32,89 @@ def check_rank(D):
     return int(D)
 
 
-def decompose(W):
-    """The singular value decomposition W = U diag(s) Vt.
+def decompose(W, C=None, Gamma=None):
+    """The singular value decomposition of W, weighted on both sides.
+
+        C^½ W Γ^½ = Q diag(s) Pᵀ,    U = C^-½ Q,    Vt = Pᵀ Γ^-½,    W = U diag(s) Vt
+
+    Its D leading terms minimise tr(Γ ΔWᵀ C ΔW), ΔW = W − W_D, over all matrices W_D of rank D;
+    what is left is the sum of the dropped s². With C = E[xᵀx] over a layer's inputs (rows x) and
+    Γ = E[gᵀg] over the gradients g of the loss in its outputs, that is twice the rise of the loss,
+    to second order. Γ = I is whitening: the outputs x W change least. C = Γ = I is the plain SVD:
+    W itself changes least. Weighted, U and Vt are not orthonormal.
+
+    Eigenvalues of C below 1e-4 of their mean, and of Γ below 1e-2, are lifted to that:
+    directions which the inputs never took, or the loss never felt, still count a little.
 
     Args:
         W: matrix (n_in, n_out), finite.
+        C: symmetric positive semidefinite (n_in, n_in); the identity by default.
+        Gamma: Γ, symmetric positive semidefinite (n_out, n_out); the identity by default.
 
     Returns:
         SVD with U (n_in, r), s (r,), Vt (r, n_out), r = min(n_in, n_out).
 
     Raises:
-        ValueError: W is no matrix, or holds NaN or infinity.
+        ValueError: W, C or Γ is no finite matrix, or C or Γ is not of W's size.
 
-    Source: Golub and Van Loan, Matrix Computations, section 2.4.
+    Source: Golub and Van Loan, Matrix Computations, section 2.4; for Γ = I, Chen et al., DRONE,
+    NeurIPS 2021; for the measure, Martens and Grosse, K-FAC, ICML 2015.
 
     >>> decompose([[3.0, 0.0], [0.0, -4.0]]).s
     array([4., 3.])
+    >>> decompose([[3.0, 0.0], [0.0, -4.0]], C=[[4.0, 0.0], [0.0, 1.0]]).s
+    array([6., 4.])
     """
-    return SVD(*np.linalg.svd(_finite_matrix(W), full_matrices=False))
+    W = _finite_matrix(W)
+    if C is None and Gamma is None:
+        return SVD(*np.linalg.svd(W, full_matrices=False))
+    rows, E = _eigen("C", C, W.shape[0], floor=1e-4)
+    columns, F = _eigen("Γ", Gamma, W.shape[1], floor=1e-2)
+    WF = W @ F * columns  # W Γ^½, but for a rotation, as C^½ is in the next line
+    _, s, Pt = np.linalg.svd(rows[:, None] * (E.T @ WF), full_matrices=False)
+    # U diag(s) = W Γ^½ P: no inverse of C is needed. Where s vanishes, so does that.
+    Us = WF @ Pt.T
+    return SVD(np.divide(Us, s, out=np.zeros_like(Us), where=s > 0), s, (Pt / columns) @ F.T)
 
 
-def decompose_whitened(W, C):
-    """The decomposition whose truncation changes the layer's outputs least.
+def least_squares(C, X, W):
+    """The kernel nearest to W that maps inputs x to outputs z in the sense of least squares.
 
-    With C the mean of xxᵀ over the layer's inputs x, and C = LLᵀ,
+        minimise E‖z − x (W + ΔW)‖²,    ΔW = C⁻¹ (X − C W),    C = cov(x),  X = cov(x, z)
 
-        LᵀW = Q diag(s) Vt,    U = L⁻ᵀQ,    W = U diag(s) Vt,
-
-    keeping the D leading terms minimises the mean of ‖xᵀW − xᵀW_D‖² over those inputs, where
-    plain truncation minimises ‖W − W_D‖². s is in units of the outputs; U is not orthonormal.
-    Eigenvalues of C below 1e-4 of their mean are lifted to that, so that directions the inputs
-    never took still count a little, and U is finite.
+    Directions in which x does not vary keep W: there ΔW is 0. Its weighted truncation,
+    `decompose(least_squares(C, X, W), C, Γ)`, is the reduced-rank regression of z on x.
 
     Args:
+        C: covariance (n_in, n_in) of the inputs; eigenvalues below 1e-4 of their mean are lifted
+            to that.
+        X: covariance (n_in, n_out) of inputs and outputs.
         W: matrix (n_in, n_out).
-        C: symmetric positive semidefinite matrix (n_in, n_in).
 
     Returns:
-        SVD with U (n_in, r), s (r,), Vt (r, n_out).
+        matrix (n_in, n_out).
 
     Raises:
-        ValueError: W or C is no finite matrix, or C is not (n_in, n_in).
+        ValueError: C, X or W is no finite matrix, or their sizes do not fit.
 
-    Source: Chen et al., DRONE: Data-aware Low-rank Compression, NeurIPS 2021.
+    Source: Izenman, Reduced-rank regression for the multivariate linear model, 1975.
     """
-    W, C = _finite_matrix(W), _finite_matrix(C)
-    if C.shape != (len(W), len(W)):
-        raise ValueError(f"C must be {(len(W), len(W))} for a W of {W.shape}, not {C.shape}.")
-    eigenvalues, E = np.linalg.eigh(C)
-    floor = max(1e-4 * eigenvalues.mean(), np.finfo(float).tiny)
-    Lt = np.sqrt(np.maximum(eigenvalues, floor))[:, None] * E.T
-    _, s, Vt = np.linalg.svd(Lt @ W, full_matrices=False)
-    # U diag(s) = W V: no inverse of L is needed. Where s vanishes, so does W V.
-    WV = W @ Vt.T
-    U = np.divide(WV, s, out=np.zeros_like(WV), where=s > 0)
-    return SVD(U, s, Vt)
+    X, W = _finite_matrix(X), _finite_matrix(W)
+    if X.shape != W.shape:
+        raise ValueError(f"X must be {W.shape}, as W is, not {X.shape}.")
+    roots, E = _eigen("C", C, len(W), floor=1e-4)
+    return W + E @ ((E.T @ (X - np.asarray(C) @ W)) / roots[:, None] ** 2)
+
+
+def _eigen(name, M, n, floor):
+    """Square roots of the eigenvalues (n,) of M, small ones lifted, and the eigenvectors (n, n)."""
+    if M is None:
+        return np.ones(n), np.eye(n)
+    M = _finite_matrix(M)
+    if M.shape != (n, n):
+        raise ValueError(f"{name} must be {(n, n)} for this W, not {M.shape}.")
+    eigenvalues, E = np.linalg.eigh(M)
+    return np.sqrt(np.maximum(eigenvalues, max(floor * eigenvalues.mean(), 1e-100))), E
 
 
 def truncate(svd, D):
@@ -260,3 +288,7 @@ def _finite_matrix(W):
     if W.ndim != 2 or 0 in W.shape or not np.isfinite(W).all():
         raise ValueError(f"expected a finite matrix, not an array of shape {W.shape}.")
     return W
+
+
+def decompose_whitened(W, C):
+    return decompose(W, C)

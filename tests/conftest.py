@@ -1,6 +1,19 @@
+import sys
+
 import pytest
+from hypothesis import settings
 
 from helpers import data
+
+settings.register_profile("busy", deadline=None)  # on a busy machine any time limit fails
+settings.load_profile("busy")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """No test's random numbers depend on the tests before it."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from helpers import compress, data, model, svd
+from helpers import compress, data, layers, model, svd
 from helpers.lab import cost
-from helpers.lab.backend import keras
+from helpers.lab.backend import keras, tf
 
 
 def test_counts_of_the_baseline_are_those_by_hand():
@@ -27,7 +28,15 @@ def test_break_even_is_the_last_rank_that_saves(shape):
 def test_multiply_adds_are_those_by_hand():
     network = model.build(seed=0)
     assert cost.multiply_adds(network) == 784 * 1024 + 4 * 1024**2 + 10_240
-    assert cost.multiply_adds(compress.factorize(network, 20)) == 200_000 + 10_240
+    svds = {name: zero_svd(network.get_layer(name), 20) for name in compress.hidden_layers(network)}
+    factorized = compress.factorize(network, 20, svds=svds)
+    assert cost.multiply_adds(factorized) == 200_000 + 10_240
+
+
+def zero_svd(layer, D):
+    """Where only sizes count: an exact SVD of 1024 × 1024 takes seconds."""
+    n_in, n_out = layer.kernel.shape
+    return svd.SVD(np.zeros((n_in, D)), np.zeros(D), np.zeros((D, n_out)))
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +86,118 @@ def test_seconds_are_those_of_a_call():
     assert times["slow"].shape == (5,)
     assert 0.002 <= np.median(times["slow"]) < 0.1
     assert np.median(times["fast"]) < 0.001
+
+
+N, WIDTHS = 16, ((7, 9), (9, 8))
+
+
+def step_adds(make=lambda network: network):
+    """The multiply-adds of a training step of 7-9-8-10, or what is made of it, at batch size N."""
+    hidden = [keras.layers.Dense(n_out, "relu", name=f"d{n_out}") for _, n_out in WIDTHS]
+    dense = keras.Sequential([keras.Input((7,)), *hidden, keras.layers.Dense(10, name="out")])
+    x, y = np.zeros((N, 7), "float32"), np.eye(N, 10, dtype="float32")
+    return cost.traced_multiply_adds(cost.training_step(make(dense), x, y))
+
+
+OUTPUT = 3 * N * 8 * 10
+
+
+def test_a_dense_step_has_three_products_a_layer_but_for_the_gradient_in_the_images():
+    assert step_adds() == sum(3 * N * a * b for a, b in WIDTHS) - N * 7 * 9 + OUTPUT
+
+
+@pytest.mark.parametrize("D", [1, 2])
+def test_a_factorized_step_has_six_thin_ones(D):
+    thin = sum(3 * N * D * (a + b) for a, b in WIDTHS) - N * 7 * D
+    assert step_adds(lambda network: compress.factorize(network, D)) == thin + OUTPUT
+
+
+@pytest.mark.parametrize("D", [1, 3, 5])
+def test_a_dynamic_step_has_the_products_of_its_formula(D):
+    by_hand = sum(3 * N * D * (a + b) + 4 * D * a * b + D**2 * (3 * a + 2 * b) for a, b in WIDTHS)
+    assert step_adds(lambda network: compress.dynamic(network, D)) == by_hand + OUTPUT
+
+
+@pytest.mark.parametrize("D", [1, 3])
+def test_straight_through_forms_the_whole_gradient_instead(D):
+    def make(network):
+        return compress.dynamic(network, D, derivative="straight_through")
+
+    tracking = sum(2 * D * a * b + D**2 * (2 * a + b) for a, b in WIDTHS)
+    products = sum(2 * N * D * (a + b) + N * a * b for a, b in WIDTHS)
+    assert step_adds(make) == tracking + products + OUTPUT
+
+
+def adds(function, *shapes):
+    specs = [tf.TensorSpec(shape) for shape in shapes]
+    return cost.traced_multiply_adds(tf.function(function).get_concrete_function(*specs))
+
+
+def test_of_a_batch_of_products_each_counts():
+    assert adds(lambda A, B: A @ B, (7, 2, 3), (7, 3, 5)) == 7 * 30
+
+
+def test_the_same_product_counts_once():
+    assert adds(lambda A, B: A @ B, (2, 3), (3, 5)) == 30
+    assert adds(lambda A, B: tf.matmul(A, B, transpose_a=True), (3, 2), (3, 5)) == 30
+    assert adds(lambda A, B: A @ B + A @ B, (2, 3), (3, 5)) == 30
+    assert adds(lambda A, B: A @ B + A @ (2 * B), (2, 3), (3, 5)) == 60
+    assert adds(lambda A, B: A + B, (2, 3), (2, 3)) == 0
+
+
+@pytest.mark.parametrize("calls", [1, 4])
+def test_each_round_times_every_function_in_turn_after_a_call_that_is_not_timed(calls, monkeypatch):
+    """By a clock that stands still but for what is called: 100 after another function, else 1."""
+    now, called = [0.0], []
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def function(name, seconds):
+        def run():
+            now[0] += seconds if called[-1:] == [name] else 100
+            called.append(name)
+
+        return run
+
+    times = cost.seconds({"a": function("a", 1), "b": function("b", 3)}, 3, calls)
+    assert {name: list(measured) for name, measured in times.items()} == {
+        "a": [1] * 3,
+        "b": [3] * 3,
+    }
+    assert called == (["a"] * (calls + 1) + ["b"] * (calls + 1)) * 3
+
+
+def test_a_call_is_timed_by_itself_by_default(monkeypatch):
+    called = []
+    cost.seconds({"a": lambda: called.append(1)}, rounds=2)
+    assert len(called) == 4
+
+
+def test_multiply_adds_count_each_dense_layer_dynamic_ones_too():
+    chain = [keras.layers.Dense(5), layers.DynamicDense(4, 2), keras.layers.Dropout(0.5)]
+    network = keras.Sequential([keras.Input((3,)), *chain, keras.layers.Dense(2)])
+    assert cost.multiply_adds(network) == 3 * 5 + 5 * 4 + 4 * 2
+
+
+def test_a_step_is_adamw_at_a_thousandth_by_default():
+    def trained(optimizer):
+        keras.utils.set_random_seed(0)
+        network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+        x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+        step = cost.training_step(network, x, np.eye(4, 3, dtype="float32"), optimizer)
+        step(), step()
+        return network.get_weights()
+
+    by_default, spelled = trained(None), trained(keras.optimizers.AdamW(1e-3))
+    assert all(map(np.array_equal, by_default, spelled))
+    assert not np.array_equal(by_default[0], trained(keras.optimizers.SGD(1e-3))[0])
+
+
+def test_the_converter_has_the_private_option_that_cost_sets():
+    name = "_experimental_disable_per_channel_quantization_for_dense_layers"
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    assert hasattr(converter, name), (
+        f"TensorFlow {tf.__version__} has no {name} any more: helpers/lab/cost.to_litert sets it, "
+        "to store one scale for each matrix in an int8 file. Without it such files of thin "
+        "factors grow by half; find the option's new name, or leave it out there and here."
+    )

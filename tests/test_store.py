@@ -131,9 +131,15 @@ def test_the_key_covers_everything_that_affects_the_result(few, monkeypatch):
     for old, new in [
         ("BATCH_SIZE = 256", "BATCH_SIZE = 255"),
         ("LEARNING_RATE = 0.2", "LEARNING_RATE = 0.3"),
+        ("WEIGHT_DECAY = 0.005", "WEIGHT_DECAY = 0.006"),
+        ("momentum=0.9", "momentum=0.8"),
+        ("global_clipnorm=3.0", "global_clipnorm=4.0"),
+        ("0.9 * tf.one_hot", "0.8 * tf.one_hot"),
+        ("(2 / n_in)", "(1 / n_in)"),
     ]:
         assert old in source
-        monkeypatch.setattr(inspect, "getsource", lambda _, s=source.replace(old, new): s)
+        changed_source = source.replace(old, new)
+        monkeypatch.setattr(inspect, "getsource", lambda _, s=changed_source: s)
         keys.append(key())
     assert len(set(keys)) == len(keys)
     monkeypatch.undo()
@@ -153,7 +159,7 @@ def f(x):
 
 
 @pytest.mark.parametrize(
-    "old, new",
+    ("old", "new"),
     [("A module.", "One."), ("A function", "It"), ("# twice", ""), ("2 * x", "(2 *   x)")],
 )
 def test_an_edit_of_words_keeps_the_key(old, new):
@@ -162,7 +168,7 @@ def test_an_edit_of_words_keeps_the_key(old, new):
 
 
 @pytest.mark.parametrize(
-    "old, new", [("2 * x", "3 * x"), ("f(x)", "f(x, y=1)"), ("return", "print('a'); return")]
+    ("old", "new"), [("2 * x", "3 * x"), ("f(x)", "f(x, y=1)"), ("return", "print('a'); return")]
 )
 def test_an_edit_of_code_changes_the_key(old, new):
     assert old in CODE

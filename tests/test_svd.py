@@ -47,7 +47,7 @@ def test_truncation_has_rank_D_and_the_error_of_the_tail(W, D):
 def test_whitened_truncation_is_that_of_the_whitened_matrix(W, D, inputs):
     n = len(W)
     C = second_moment(n, inputs, seed=n)
-    factors = svd.decompose_whitened(W, C)
+    factors = svd.decompose(W, C)
     top = max(1, np.abs(W).max())
     np.testing.assert_allclose((factors.U * factors.s) @ factors.Vt, W, atol=1e-10 * top)
     if inputs >= n and np.linalg.cond(C) < 1e3:  # nothing is lifted, L of Cholesky will do
@@ -63,7 +63,7 @@ def test_whitened_truncation_changes_the_outputs_least():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 30)) * np.geomspace(3, 0.1, 30)
     W = rng.normal(size=(30, 40))
-    plain, whitened = svd.decompose(W), svd.decompose_whitened(W, x.T @ x / len(x))
+    plain, whitened = svd.decompose(W), svd.decompose(W, x.T @ x / len(x))
     for D in (1, 5, 20):
         errors = [np.linalg.norm(x @ (W - svd.truncate(f, D))) for f in (plain, whitened)]
         tail = np.sqrt(len(x)) * np.linalg.norm(whitened.s[D:])
@@ -73,7 +73,7 @@ def test_whitened_truncation_changes_the_outputs_least():
 
 def test_whitening_of_zero_matrices_is_finite():
     for W, C in [(np.zeros((4, 3)), np.eye(4)), (np.ones((4, 3)), np.zeros((4, 4)))]:
-        assert all(np.isfinite(part).all() for part in svd.decompose_whitened(W, C))
+        assert all(np.isfinite(part).all() for part in svd.decompose(W, C))
 
 
 @given(matrices(), st.integers(1, 15))
@@ -108,4 +108,110 @@ def test_what_is_no_finite_matrix_is_refused(W):
     with pytest.raises(ValueError, match="finite matrix"):
         svd.decompose(W)
     with pytest.raises(ValueError, match="C must be"):
-        svd.decompose_whitened(np.eye(3), np.eye(2))
+        svd.decompose(np.eye(3), np.eye(2))
+
+
+def test_directions_that_the_inputs_never_took_count_a_little():
+    W = np.diag([1.0, 0.5, 1000.0])
+    C = np.diag([1.0, 1.0, 0.0])
+    floor = 1e-4 * 2 / 3
+    U, s, Vt = svd.decompose(W, C)
+    np.testing.assert_allclose(s, [1000 * np.sqrt(floor), 1, 0.5], rtol=1e-9)
+    np.testing.assert_allclose((U * s) @ Vt, W, atol=1e-9)
+    kept = svd.truncate(svd.SVD(U, s, Vt), 1)
+    np.testing.assert_allclose(kept, np.diag([0, 0, 1000.0]), atol=1e-9)
+
+
+def test_what_is_above_the_floor_is_not_lifted():
+    C = np.diag([1.0, 1.2e-4, 0.9e-4, 1.0])
+    s = svd.decompose(np.eye(4), C).s
+    floor = 1e-4 * (2 + 2.1e-4) / 4
+    assert floor < 0.9e-4
+    np.testing.assert_allclose(s, np.sqrt([1, 1, 1.2e-4, 0.9e-4]), rtol=1e-9)
+
+
+@given(matrices(), st.integers(1, 15))
+def test_factors_multiply_to_the_truncation(W, D):
+    decomposed = svd.decompose(W)
+    expected = svd.truncate(decomposed, D)
+    rank = min(D, *W.shape)
+    for balanced in (False, True):
+        U, Vt = svd.factors(decomposed, D, balanced)
+        assert (U.shape, Vt.shape) == ((len(W), rank), (rank, W.shape[1]))
+        np.testing.assert_allclose(U @ Vt, expected, atol=1e-12 * max(1, np.abs(W).max()))
+        s = decomposed.s[:D]
+        lengths = np.sqrt(s) if balanced else s
+        np.testing.assert_allclose(np.linalg.norm(Vt, axis=1), lengths, atol=1e-9 * max(1, s[0]))
+
+
+def test_the_gap_is_between_what_is_kept_and_what_is_dropped():
+    s = np.array([7.0, 4.0, 2.0])
+    assert [svd.gap(s, D) for D in (1, 2, 3, 4)] == [3, 2, 2, 2]
+    with pytest.raises(ValueError, match="D must be"):
+        svd.gap(s, 0)
+
+
+def test_the_energy_is_all_kept_beyond_the_last_value():
+    assert svd.energy([3, 4], 2) == svd.energy([3, 4], 9) == svd.energy([0, 0], 1) == 1
+    with pytest.raises(ValueError, match="D must be"):
+        svd.energy([3, 4], 0)
+
+
+def test_outside_its_edges_noise_has_no_density():
+    shape, std = (100, 400), 0.5
+    lower, upper = 0.5 * (20 - 10), 0.5 * (20 + 10)
+    np.testing.assert_array_equal(svd.noise_density([lower - 1, upper + 1], shape, std), 0)
+    inside = svd.noise_density([lower + 1, upper - 1], shape, std)
+    assert (inside > 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_numbers_are_counted_by_hand(n):
+    assert svd.svd_parameters((7, n), 3) == 3 * 7 + 3 + 3 * n
+    assert svd.factorized_parameters((7, n), 3) == 3 * 7 + 3 * n
+
+
+def spread(n, rng):
+    """A symmetric positive definite matrix, of which nothing is lifted."""
+    E = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    return E * rng.uniform(0.5, 2, n) @ E.T
+
+
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(0, 99))
+def test_weighted_truncation_is_the_best_of_its_rank_on_both_sides(n_in, n_out, seed):
+    rng = np.random.default_rng(seed)
+    W, C, Gamma = rng.normal(size=(n_in, n_out)), spread(n_in, rng), spread(n_out, rng)
+    factors = svd.decompose(W, C, Gamma)
+    np.testing.assert_allclose((factors.U * factors.s) @ factors.Vt, W, atol=1e-10)
+    roots = scipy.linalg.sqrtm(C), scipy.linalg.sqrtm(Gamma)
+    s = np.linalg.svd(roots[0] @ W @ roots[1], compute_uv=False)
+    np.testing.assert_allclose(factors.s, s, atol=1e-10)
+    dW = W - svd.truncate(factors, 1)
+    np.testing.assert_allclose(np.trace(Gamma @ dW.T @ C @ dW), np.sum(s[1:] ** 2), atol=1e-9)
+    alone = svd.decompose(W, Gamma=Gamma)
+    mirrored = svd.decompose(W.T, Gamma)
+    np.testing.assert_allclose(alone.s, mirrored.s, atol=1e-10)
+
+
+def test_outputs_that_the_loss_never_felt_count_a_little():
+    Gamma = np.diag([1.0, 0.0, 2.0, 0.02])
+    s = svd.decompose(np.eye(4), Gamma=Gamma).s
+    np.testing.assert_allclose(s, np.sqrt([2, 1, 0.02, 1e-2 * 3.02 / 4]), rtol=1e-9)
+    with pytest.raises(ValueError, match=r"Γ must be \(2, 2\) .*, not \(3, 3\)"):
+        svd.decompose(np.ones((3, 2)), Gamma=np.eye(3))
+
+
+def test_least_squares_is_numpys_and_keeps_what_the_inputs_never_took():
+    rng = np.random.default_rng(0)
+    x, z, W = rng.normal(size=(50, 6)), rng.normal(size=(50, 4)), rng.normal(size=(6, 4))
+    expected = np.linalg.lstsq(x, z, rcond=None)[0]
+    np.testing.assert_allclose(svd.least_squares(x.T @ x, x.T @ z, W), expected, atol=1e-10)
+    x[:, 2] = 0
+    found = svd.least_squares(x.T @ x, x.T @ z, W)
+    expected = np.linalg.lstsq(x, z, rcond=None)[0]
+    np.testing.assert_allclose(found[2], W[2], atol=1e-10)
+    np.testing.assert_allclose(np.delete(found, 2, 0), np.delete(expected, 2, 0), atol=1e-10)
+    with pytest.raises(ValueError, match="X must be"):
+        svd.least_squares(np.eye(6), np.eye(6), W)
+    with pytest.raises(ValueError, match="C must be"):
+        svd.least_squares(np.eye(4), W, W)

@@ -185,6 +185,7 @@ def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
     "arguments",
     [
         *(["--D", "0"], ["--D", "5", "abc"], ["--epochs", "0.5"], ["--seed", "-1.5"], ["07"]),
+        *(["--D", "True"], ["--epochs", "True"], ["--seed", "True"], ["--threads", "True"]),
         *(
             ["--dataset", "no.npz"],
             ["--threads", "0"],
@@ -208,6 +209,7 @@ def test_a_bad_argument_is_one_sentence_before_any_work(project, monkeypatch, ca
     "bad",
     [
         *({"D": True}, {"dataset": ""}, {"dataset": 5}, {"epochs": 0}, {"epochs": "3"}),
+        *({"epochs": True}, {"seed": True}, {"epochs": 1.0}, {"D": 0}, {"seed": None}),
         *({"seed": -1}, {"seed": 2**32}, {"seed": 1.0}, {"results": None}, {"results": "."}),
     ],
     ids=str,
@@ -216,3 +218,26 @@ def test_a_bad_parameter_is_one_sentence(bad):
     parameters.check(**GOOD)
     with pytest.raises(ValueError, match=f"^{next(iter(bad))} must be [^\n]*\\.$"):
         parameters.check(**GOOD | bad)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [{"D": 1}, {"epochs": np.int64(3)}, {"seed": 2**32 - 1}, {"results": "new.json"}],
+    ids=str,
+)
+def test_a_parameter_at_its_edge_is_taken(good):
+    parameters.check(**GOOD | good)
+
+
+def test_a_run_is_recorded_with_its_parameters(tmp_path):
+    about = {"notebook": "02_b", "D": 5, "dataset": "subset", "epochs": 3, "seed": 1}
+    path = tmp_path / "new" / "run.json"
+    measured = {"truncated": {"5": {"test_accuracy": 0.5}}}
+    parameters.record(str(path), **about, measured=measured)
+    assert json.loads(path.read_text(encoding="utf-8")) == about | measured
+
+
+def test_without_a_path_nothing_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parameters.record("", "02_b", 5, "subset", 3, 1, {"truncated": {}})
+    assert not list(tmp_path.iterdir())

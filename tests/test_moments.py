@@ -1,0 +1,247 @@
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from helpers import compress, graph, moments, svd
+from helpers.lab.backend import keras, tf
+
+Dense = keras.layers.Dense
+LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def chain(use_bias=True, widths=(12, 9, 10)):
+    keras.utils.set_random_seed(0)
+    hidden = [Dense(n, "tanh", use_bias, bias_initializer="normal", name=f"d{n}") for n in widths]
+    return keras.Sequential([keras.Input((8,)), *hidden, Dense(4, name="out")])
+
+
+def branches():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,))
+    left = Dense(9, "relu", bias_initializer="normal", name="left")(x)
+    right = Dense(7, use_bias=False, name="right")(x)
+    joined = Dense(11, "tanh", name="joined")(keras.layers.Concatenate()([left, right]))
+    return keras.Model(x, Dense(4, name="out")(keras.layers.Add()([joined, Dense(11)(joined)])))
+
+
+def images(n=400, seed=0):
+    mixed = np.random.default_rng(7).normal(size=(8, 8))
+    x = np.random.default_rng(seed).normal(size=(n, 8))
+    return (x @ mixed + 0.5).astype("float32")
+
+
+def spd(n, rng, rank=None):
+    A = rng.normal(size=(rank or 2 * n, n))
+    return A.T @ A / len(A)
+
+
+@pytest.mark.parametrize("D", [1, 2, 3])
+def test_two_sided_truncation_is_the_best_that_descent_finds(D):
+    rng = np.random.default_rng(D)
+    W, C, Gamma = rng.normal(size=(5, 4)), spd(5, rng), spd(4, rng)
+
+    def rise(W_D):
+        return np.trace(Gamma @ (W - W_D).T @ C @ (W - W_D))
+
+    def of_factors(flat):
+        return rise(flat[: 5 * D].reshape(5, D) @ flat[5 * D :].reshape(D, 4))
+
+    found = min(minimize(of_factors, rng.normal(size=9 * D)).fun for _ in range(8))
+    factors = svd.decompose(W, C, Gamma)
+    ours = rise(svd.truncate(factors, D))
+    assert ours == pytest.approx(np.sum(factors.s[D:] ** 2), rel=1e-9)
+    assert ours <= found * (1 + 1e-9)
+    assert ours == pytest.approx(found, rel=1e-3)
+    for other in (svd.decompose(W), svd.decompose(W, C), svd.decompose(W, Gamma=Gamma)):
+        assert rise(svd.truncate(other, D)) > ours
+
+
+@pytest.mark.parametrize("zero", ["W", "C", "Gamma", "C Gamma"])
+def test_whatever_vanishes_the_factors_are_finite_and_give_the_matrix_back(zero):
+    rng = np.random.default_rng(0)
+    parts = {"W": rng.normal(size=(5, 4)), "C": spd(5, rng, rank=2), "Gamma": spd(4, rng, rank=1)}
+    parts |= {name: 0 * parts[name] for name in zero.split()}
+    factors = svd.decompose(**parts)
+    assert all(np.isfinite(part).all() for part in factors)
+    np.testing.assert_allclose(svd.truncate(factors, 4), parts["W"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("C", "Gamma", "message"),
+    [
+        (np.eye(3), None, "C must be"),
+        (None, np.eye(5), "Γ must be"),
+        (np.full((5, 5), np.nan), None, "finite"),
+    ],
+)
+def test_moments_that_do_not_fit_are_one_sentence(C, Gamma, message):
+    with pytest.raises(ValueError, match=message):
+        svd.decompose(np.ones((5, 4)), C, Gamma)
+
+
+def test_least_squares_is_that_of_numpy():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(50, 6)), rng.normal(size=(50, 4))
+    ours = svd.least_squares(x.T @ x / 50, x.T @ z / 50, rng.normal(size=(6, 4)))
+    np.testing.assert_allclose(ours, np.linalg.lstsq(x, z)[0], atol=1e-10)
+
+
+def test_where_inputs_do_not_vary_the_kernel_stays():
+    rng = np.random.default_rng(0)
+    x, W = rng.normal(size=(50, 6)) * [1, 1, 1, 1, 0, 0], rng.normal(size=(6, 4))
+    z = rng.normal(size=(50, 4))
+    ours = svd.least_squares(x.T @ x / 50, x.T @ z / 50, W)
+    np.testing.assert_allclose(ours[4:], W[4:])
+    np.testing.assert_allclose(ours[:4], np.linalg.lstsq(x[:, :4], z)[0], atol=1e-10)
+    with pytest.raises(ValueError, match="X must be"):
+        svd.least_squares(np.eye(6), np.eye(6), W)
+
+
+def test_rank_one_regression_is_the_best_of_all_directions():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)) * [2, 1, 0.5]
+    z = x @ rng.normal(size=(3, 2)) + rng.normal(size=(60, 2))
+    C, X = x.T @ x / 60, x.T @ z / 60
+    W = svd.truncate(svd.decompose(svd.least_squares(C, X, np.zeros((3, 2))), C), D=1)
+    ours = np.sum((z - x @ W) ** 2)
+
+    def error(angle):  # of the best rank-1 matrix u vᵀ with v in this direction
+        v = np.array([np.cos(angle), np.sin(angle)])
+        u = np.linalg.lstsq(x, z @ v)[0]
+        return np.sum((z - np.outer(x @ u, v)) ** 2)
+
+    best = min(error(angle) for angle in np.linspace(0, np.pi, 2000))
+    assert ours == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [chain, branches])
+def test_moments_are_those_of_single_examples(make):
+    """C from the layers' inputs; Γ from each example's gradient at each label, by its chance."""
+    model, few = make(), images(6)
+    names = compress.hidden_layers(model)
+    seen = moments.observe(model, names, np.tile(few, (1500, 1)), LOGITS)
+    split = graph.split(model, [model.get_layer(name) for name in names])
+    tensors = [[split.get_layer(n).input, split.get_layer(n).output] for n in names]
+    probe = keras.Model(split.inputs, [*split.outputs, tensors])
+    expected = {name: [0, 0] for name in names}
+    for x in few:
+        for label in range(4):
+            with tf.GradientTape() as tape:
+                logits, pairs = probe([x[None]])
+                loss = LOGITS(np.array([label]), logits)
+            chance = tf.nn.softmax(logits)[0, label].numpy()
+            for name, (x_in, _), g in zip(
+                names, pairs, tape.gradient(loss, [z for _, z in pairs]), strict=True
+            ):
+                expected[name][0] += chance * np.outer(x_in, x_in) / len(few)
+                expected[name][1] += chance * np.outer(g, g) / len(few)
+    for name, (C, Gamma) in expected.items():
+        np.testing.assert_allclose(seen[name].C, C, atol=1e-4 * np.abs(C).max())
+        off = np.linalg.norm(seen[name].Gamma - Gamma) / np.linalg.norm(Gamma)
+        assert off < 0.15, name
+
+
+def test_gamma_of_an_output_layer_is_known():
+    """Cross-entropy: diag(p) − ppᵀ; squared error: the identity."""
+    model, x = chain(), np.tile(images(1), (20_000, 1))
+    p = tf.nn.softmax(model(x[:1]))[0].numpy()
+    Gamma = moments.observe(model, ["out"], x, LOGITS, 20_000)["out"].Gamma
+    np.testing.assert_allclose(Gamma, np.diag(p) - np.outer(p, p), atol=0.01)
+    Gamma = moments.observe(model, ["out"], x, "mean_squared_error", 20_000)["out"].Gamma
+    np.testing.assert_allclose(Gamma, np.eye(4), atol=0.05)
+    p = tf.sigmoid(model(x[:1]))[0].numpy()
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    Gamma = moments.observe(model, ["out"], x, loss, 20_000)["out"].Gamma
+    np.testing.assert_allclose(Gamma, np.diag(p * (1 - p)), atol=0.02)
+
+
+def test_probabilities_are_felt_as_their_logits_are():
+    model = chain()
+    soft = keras.Sequential([keras.Input((8,)), *model.layers, keras.layers.Softmax()])
+    x = images()
+    ours = moments.observe(soft, ["d9"], x, "sparse_categorical_crossentropy")["d9"].Gamma
+    logits = moments.observe(model, ["d9"], x, LOGITS)["d9"].Gamma
+    np.testing.assert_allclose(ours, logits, rtol=1e-2, atol=1e-4 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("loss", [None, LOGITS])
+@pytest.mark.parametrize("make", [chain, branches, lambda: chain(use_bias=False)])
+def test_layer_after_layer_at_full_rank_returns_the_model(make, loss):
+    model, x = make(), images()
+    same = compress.truncate(model, 100, inputs=x, loss=loss)
+    for ours, theirs in zip(same.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    np.testing.assert_allclose(same(x), model(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_each_layer_answers_no_worse_than_by_whitening_what_it_now_sees(use_bias):
+    model, x, D = chain(use_bias), images(), 3
+    cut = compress.truncate(model, D, inputs=x)
+    whole, seen = x, x
+    for name in ("d12", "d9", "d10"):
+        before, after = model.get_layer(name), cut.get_layer(name)
+        bias = before.bias.numpy() if use_bias else 0
+        z = whole @ before.kernel.numpy() + bias
+        ours = seen @ after.kernel.numpy() + (after.bias.numpy() if use_bias else 0)
+        whitened = svd.decompose(before.kernel.numpy(), seen.T @ seen / len(seen))
+        theirs = seen @ svd.truncate(whitened, D) + bias
+        assert np.linalg.matrix_rank(after.kernel.numpy(), tol=1e-4) == D
+        assert np.sum((ours - z) ** 2) <= np.sum((theirs - z) ** 2) * 1.001
+        if use_bias:
+            np.testing.assert_allclose(ours.mean(0), z.mean(0), atol=1e-3)
+        whole, seen = np.tanh(z), np.tanh(ours)
+
+
+@pytest.mark.parametrize("make", [chain, branches])
+def test_factors_give_what_the_truncated_network_gives(make):
+    model, x = make(), images()
+    arguments = {"inputs": x, "loss": LOGITS}
+    truncated = compress.truncate(model, 3, **arguments)
+    factorized = compress.factorize(model, 3, **arguments)
+    np.testing.assert_allclose(factorized(x), truncated(x), atol=1e-4)
+    assert factorized.count_params() < model.count_params()
+
+
+def test_layers_not_chosen_are_left_alone_and_order_does_not_matter():
+    model, x = chain(), images()
+    cut = compress.truncate(model, [2, 3], layers=["d10", "d12"], inputs=x)
+    again = compress.truncate(model, [3, 2], layers=["d12", "d10"], inputs=x)
+    for ours, theirs in zip(cut.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(cut.get_layer("d9").kernel, model.get_layer("d9").kernel)
+    assert np.linalg.matrix_rank(cut.get_layer("d12").kernel, tol=1e-4) == 3
+
+
+def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
+    model, x = chain(), images(1000)
+    every_fifth = x[::5]
+    C = moments.observe(model, ["d12"], x, samples=200)["d12"].C
+    np.testing.assert_allclose(C, every_fifth.T @ every_fifth / 200, rtol=1e-4, atol=1e-4)
+
+
+def test_two_inputs_are_taken_as_predict_takes_them():
+    a, b = keras.Input((3,)), keras.Input((5,))
+    joined = keras.layers.Concatenate()([a, b])
+    model = keras.Model([a, b], Dense(4, name="out")(Dense(6, name="d")(joined)))
+    x = images()
+    C = moments.observe(model, ["d"], [x[:, :3], x[:, 3:]])["d"].C
+    np.testing.assert_allclose(C, x.T @ x / len(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": images()[:, :5]}, r"takes inputs of shape \[\(8,\)\], these are \[\(5,\)\]"),
+        ({"inputs": images(5)}, "5 inputs are too few"),
+        ({"inputs": images(), "loss": "hinge"}, "labels can be drawn"),
+        ({"inputs": images(), "loss": "no such loss"}, "no such loss"),
+        ({"loss": LOGITS}, "give both"),
+        ({"inputs": images(), "svds": {}}, "not both"),
+        ({"inputs": images(), "layers": ["d7"]}, "not Dense layers of the model"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_one_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        compress.truncate(chain(), 2, **arguments)
