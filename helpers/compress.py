@@ -203,7 +203,7 @@ def _layer_after_layer(model, chosen, ranks, inputs, loss, samples):
     for layer in sorted(chosen, key=model.layers.index):
         D, W = ranks[layer.name], graph.kernel(layer)
         fit = moments.regression(uncut, becoming, layer, inputs, samples)
-        factors = svd.decompose(svd.least_squares(fit.C, fit.X, W), fit.C, seen[layer.name].Gamma)
+        factors = svd.regress(fit.C, fit.X, W, seen[layer.name].Gamma, D)
         W_D = svd.truncate(factors, D)
         bias = [fit.z - fit.x @ W_D] if layer.use_bias else []
         becoming.get_layer(layer.name).set_weights([W_D, *bias])

@@ -312,3 +312,12 @@ def test_svds_of_some_layers_stand_for_those_layers():
     assert np.linalg.matrix_rank(kernel(small, "d11"), tol=1e-4) == 2
     both = compress.truncate(model, 2, layers=["d11"], svds=compress.decompose(model))
     np.testing.assert_allclose(kernel(both, "d11"), kernel(small, "d11"), atol=1e-6)
+
+
+def test_inputs_keep_their_type_and_batch_size():
+    image = keras.Input((4,), dtype="int32", batch_size=3)
+    layers = [keras.layers.Embedding(5, 6), keras.layers.Flatten(), Dense(8, name="a"), Dense(2)]
+    model = keras.Sequential([image, *layers])
+    for change in (compress.truncate, compress.factorize, compress.dynamic):
+        (x,) = change(model, 2).inputs
+        assert (x.dtype, x.shape) == ("int32", (3, 4))

@@ -201,3 +201,8 @@ def test_the_converter_has_the_private_option_that_cost_sets():
         "to store one scale for each matrix in an int8 file. Without it such files of thin "
         "factors grow by half; find the option's new name, or leave it out there and here."
     )
+
+
+def test_the_export_is_silent(capfd):
+    cost.to_litert(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    assert "".join(capfd.readouterr()) == ""

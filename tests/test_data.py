@@ -1,3 +1,4 @@
+import dataclasses
 import socket
 
 import numpy as np
@@ -133,6 +134,8 @@ def test_the_parts_are_pairs_of_images_and_labels():
     assert digits.train == (parts["x_train"], parts["y_train"])
     assert digits.validation == (parts["x_val"], parts["y_val"])
     assert digits.test == (parts["x_test"], parts["y_test"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        digits.x_train = digits.x_test
 
 
 def test_images_keep_their_labels(tmp_path):

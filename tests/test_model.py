@@ -107,6 +107,7 @@ def test_the_network_starts_as_described():
     assert [type(layer) for layer in network.layers] == kinds
     assert {layer.rate for layer in network.layers[:-1:2]} == {0.1}
     output = network.get_layer("output")
+    assert network.name == "baseline"
     assert (output.units, output.activation) == (10, keras.activations.linear)
     assert all(map(np.array_equal, network.get_weights(), model.build(seed=3).get_weights()))
     other = model.build(seed=4).get_layer("hidden_5")
@@ -147,7 +148,7 @@ def test_each_epoch_is_in_a_new_order_and_moved_anew():
     images = np.zeros((n, 28, 28), "float32")
     images[:, 14, 14] = np.arange(1, n + 1)
     batches = model.batches(images.reshape(n, 784), np.arange(n), 3)
-    orders, places = [], []
+    orders, places, moves = [], [], []
     for _ in range(3):
         epoch = [(x.numpy(), y.numpy()) for x, y in batches]
         assert [len(y) for _, y in epoch] == [256, 256, 88]
@@ -155,13 +156,15 @@ def test_each_epoch_is_in_a_new_order_and_moved_anew():
         np.testing.assert_array_equal(x.max(axis=1), y + 1)  # each image with its own label
         np.testing.assert_array_equal(np.sort(y), np.arange(n))
         orders.append(y)
-        places.append(x.argmax(axis=1)[np.argsort(y)])
+        moves.append(x.argmax(axis=1))
+        places.append(moves[-1][np.argsort(y)])
     random = np.random.default_rng(0)
     spread = np.abs(random.permutation(n) - np.arange(n)).mean()
     for i, order in enumerate(orders):
         assert np.abs(order - np.arange(n)).mean() > spread / 2
         assert np.mean(order == orders[i - 1]) < 0.1
         assert np.mean(places[i] == places[i - 1]) < 0.3  # one in nine by chance
+        assert np.mean(moves[i] == moves[i - 1]) < 0.3
     first = [x.argmax(axis=1)[:50] for x in (epoch[0][0], epoch[1][0])]
     assert not np.array_equal(*first)  # nor is each batch moved like the one before
 
@@ -202,7 +205,9 @@ def test_training_shows_its_progress(few, capsys):
     history = model.train(small(0), few, 2, 0)
     said = capsys.readouterr().out
     assert said.startswith("training …")
-    for i, line in enumerate(re.findall("^epoch .*$", said, re.MULTILINE)[-2:]):
+    lines = re.findall("^epoch .*$", said, re.MULTILINE)
+    assert len(lines) == 2
+    for i, line in enumerate(lines):
         loss, accuracy = history["loss"][i], history["val_accuracy"][i]
         assert line.startswith(f"epoch {i + 1} of 2: loss {loss:.3f}, ")
         assert re.search(rf"accuracy {accuracy:.2%}, [0-9]?\d s$", line)

@@ -79,10 +79,22 @@ def test_moments_that_do_not_fit_are_one_sentence(C, Gamma, message):
         svd.decompose(np.ones((5, 4)), C, Gamma)
 
 
-def test_least_squares_is_that_of_numpy():
+@pytest.mark.parametrize("D", [1, 3, 4, 9])
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5), (5, 5)])
+def test_leading_terms_alone_are_those_of_the_whole(shape, D):
+    rng = np.random.default_rng(0)
+    W, C, Gamma = rng.normal(size=shape), spd(shape[0], rng), spd(shape[1], rng)
+    for weights in ((), (C,), (C, Gamma), (None, Gamma)):
+        whole, leading = svd.decompose(W, *weights), svd.decompose(W, *weights, D=D)
+        np.testing.assert_allclose(leading.s, whole.s[:D], atol=1e-10)
+        np.testing.assert_allclose(svd.truncate(leading, D), svd.truncate(whole, D), atol=1e-9)
+
+
+def test_regression_at_full_rank_is_the_least_squares_of_numpy():
     rng = np.random.default_rng(0)
     x, z = rng.normal(size=(50, 6)), rng.normal(size=(50, 4))
-    ours = svd.least_squares(x.T @ x / 50, x.T @ z / 50, rng.normal(size=(6, 4)))
+    ours = svd.regress(x.T @ x / 50, x.T @ z / 50, rng.normal(size=(6, 4)))
+    ours = svd.truncate(ours, 4)
     np.testing.assert_allclose(ours, np.linalg.lstsq(x, z)[0], atol=1e-10)
 
 
@@ -90,11 +102,11 @@ def test_where_inputs_do_not_vary_the_kernel_stays():
     rng = np.random.default_rng(0)
     x, W = rng.normal(size=(50, 6)) * [1, 1, 1, 1, 0, 0], rng.normal(size=(6, 4))
     z = rng.normal(size=(50, 4))
-    ours = svd.least_squares(x.T @ x / 50, x.T @ z / 50, W)
+    ours = svd.truncate(svd.regress(x.T @ x / 50, x.T @ z / 50, W), 4)
     np.testing.assert_allclose(ours[4:], W[4:])
     np.testing.assert_allclose(ours[:4], np.linalg.lstsq(x[:, :4], z)[0], atol=1e-10)
     with pytest.raises(ValueError, match="X must be"):
-        svd.least_squares(np.eye(6), np.eye(6), W)
+        svd.regress(np.eye(6), np.eye(6), W)
 
 
 def test_rank_one_regression_is_the_best_of_all_directions():
@@ -102,7 +114,7 @@ def test_rank_one_regression_is_the_best_of_all_directions():
     x = rng.normal(size=(60, 3)) * [2, 1, 0.5]
     z = x @ rng.normal(size=(3, 2)) + rng.normal(size=(60, 2))
     C, X = x.T @ x / 60, x.T @ z / 60
-    W = svd.truncate(svd.decompose(svd.least_squares(C, X, np.zeros((3, 2))), C), D=1)
+    W = svd.truncate(svd.regress(C, X, np.zeros((3, 2))), D=1)
     ours = np.sum((z - x @ W) ** 2)
 
     def error(angle):  # of the best rank-1 matrix u vᵀ with v in this direction

@@ -33,7 +33,7 @@ def traced_multiply_adds(function):
         if op.type in ("MatMul", "BatchMatMulV2"):
             left, right = op.inputs
             out = op.outputs[0].shape
-            inner = left.shape.num_elements() // out[-2]
+            inner = left.shape[-2:].num_elements() // out[-2]
             products[left.name, right.name] = out.num_elements() * inner
     return sum(products.values())
 

@@ -52,6 +52,7 @@ LOOKS = {
     "whitened, shared ranks | whitened, by energy": _look(ORANGE, "D", "--"),
     "two-sided": _look(SKY, "P"),
     "layer by layer": _look(SKY, "X", "-."),
+    "layer by layer, shared ranks": _look(VERMILLION, "*", "--"),
     "fine-tuned": _look(GREEN, "^"),
     "fine-tuned, shared ranks | shared": _look(GREEN, "v", "--"),
     "fine-tuned, tapered ranks | fine-tuned, tapered | tapered": _look(VERMILLION, "*", "-."),
@@ -67,8 +68,9 @@ LOOKS = {
     "straight_through, slow": _look(ORANGE, "d", "--"),
     "exact": _look(BLUE, "s", "-."),
     "equal": _look(GREY, "^", ":"),
-    "by energy": _look(SKY, "^", "--"),
-    "by sensitivity": _look(PURPLE, "^", "-."),
+    "γ = 1": _look(SKY, "^", "--"),
+    "γ = 0.7": _look(GREEN, "s", ":"),
+    "γ = 0.5": _look(ORANGE, "v", "-."),
 }
 STYLES = {name: look for names, look in LOOKS.items() for name in names.split(" | ")}
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -130,24 +132,74 @@ def learning_curve(history):
 
 
 @_picture
-def noise_and_signal(before, after, shape, std, remaining):
+def matrices(W, W_D, D):
+    """A matrix, its truncation and the difference side by side, one scale of colours.
+
+    Rows and columns are sorted by the leading singular vectors of W_D, so that what is regular
+    shows; of each sixteenth row and column.
+    """
+    figure, axes = _panels(3, 3.2)
+    U, _, Vt = np.linalg.svd(W_D, full_matrices=False)
+    shown = np.ix_(np.argsort(U[:, 0])[::16], np.argsort(Vt[0])[::16])
+    top = np.quantile(np.abs(W[shown]), 0.995)
+    titles = "W", f"$W_D$, D = {D}", "W − $W_D$"
+    for ax, matrix, title in zip(axes, (W, W_D, W - W_D), titles, strict=True):
+        image = ax.imshow(matrix[shown], cmap="PuOr", vmin=-top, vmax=top)
+        ax.set_title(title)
+        ax.axis("off")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+@_picture
+def directions(rows):
+    """Vectors (784,) as images of 28 × 28, a row each: {name: array (784, columns)}."""
+    columns = min(vectors.shape[1] for vectors in rows.values())
+    figure, axes = plt.subplots(len(rows), columns, figsize=(8, 1.1 * len(rows)))
+    for line, (name, vectors) in zip(axes, rows.items(), strict=True):
+        for ax, vector in zip(line, vectors.T, strict=False):
+            top = np.abs(vector).max()
+            ax.imshow(vector.reshape(28, 28), cmap="PuOr", vmin=-top, vmax=top)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+@_picture
+def loss_rise(by_layer):
+    """Measured rise of the loss against that predicted: {layer: (predicted, measured)}.
+
+    Where the loss fell there is nothing to show on a logarithmic axis.
+    """
+    figure, ax = plt.subplots(figsize=(8, 4.6))
+    colors, markers = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE), "osD^v"
+    for (layer, pair), color, marker in zip(by_layer.items(), colors, markers, strict=False):
+        predicted, measured = np.array(pair)
+        ax.loglog(predicted, measured, marker, c=color, label=layer)
+    ends = ax.get_xlim()
+    ax.plot(ends, ends, c=DARK, ls="--", lw=1, label="measured as predicted")
+    ax.set(xlim=ends, xlabel="predicted: ½ Σ $s_i^2$ over what is dropped")
+    ax.set_ylabel("measured rise of the loss")
+    return _with_legend(figure)
+
+
+@_picture
+def noise_and_signal(panels, shape):
     """Histograms of one kernel's singular values against the Marchenko–Pastur law.
 
     Args:
-        before, after: singular values (r,) of the kernel before and after training.
+        panels: {title: (singular values (r,), standard deviation of the noise)}.
         shape: (n_in, n_out) of the kernel.
-        std: standard deviation of its entries before training.
-        remaining: the factor by which weight decay has shrunk them since.
     """
-    figure, axes = _panels(2, 3.6, sharey=False)
-    panels = ("Before", before, std), ("After", after, std * remaining)
-    for ax, (when, s, scale) in zip(axes, panels, strict=True):
-        edge = svd.noise_edge(shape, scale)
+    figure, axes = _panels(len(panels), 3.6, sharey=False)
+    for ax, (title, (s, std)) in zip(axes, panels.items(), strict=True):
+        edge = svd.noise_edge(shape, std)
         sigma = np.linspace(edge / 500, edge, 500)
         ax.hist(s, bins=80, density=True, color=SKY, label="singular values")
-        ax.plot(sigma, svd.noise_density(sigma, shape, scale), "k", lw=1.5, label="noise alone")
+        ax.plot(sigma, svd.noise_density(sigma, shape, std), "k", lw=1.5, label="noise alone")
         ax.axvline(edge, color="k", ls=":", label="edge of the noise")
-        ax.set(xlabel="singular value σ", title=f"{when} training, edge at {edge:.2f}")
+        ax.set(xlabel="singular value σ", title=f"{title},\nedge at {edge:.2f}")
     axes[0].set_ylabel("density")
     return _with_legend(figure)
 
@@ -200,17 +252,6 @@ def accuracy_by_rank(ranks, curves, kept, baseline):
     axes[0].set_xticks([10, 20, 50, 100, 200, 1000], [10, 20, 50, 100, 200, 1000])
     _parameters_kept(axes[1], [0.02, 0.05, 0.1, 0.2, 0.5, 1])
     axes[1].set_ylabel("")
-    return _with_legend(figure)
-
-
-@_picture
-def loss_by_layer(losses, D):
-    """Accuracy lost when one layer alone is truncated: {method: {layer name: share lost}}."""
-    figure, (ax,) = _panels(1, 4)
-    layers = list(next(iter(losses.values())))
-    _bars(ax, layers, {m: [100 * lost[n] for n in layers] for m, lost in losses.items()})
-    ax.axhline(0, c=DARK, lw=1)
-    ax.set(title=f"Validation accuracy lost: one layer cut to D = {D}", ylabel="percentage points")
     return _with_legend(figure)
 
 
