@@ -19,7 +19,7 @@ from .files import write_whole
 
 # All pictures are eight inches wide, so that the type is legible when a page shows them small.
 STYLE = {
-    "figure.dpi": 100,
+    "figure.dpi": 80,
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -68,9 +68,7 @@ LOOKS = {
     "straight_through, slow": _look(ORANGE, "d", "--"),
     "exact": _look(BLUE, "s", "-."),
     "equal": _look(GREY, "^", ":"),
-    "γ = 1": _look(SKY, "^", "--"),
-    "γ = 0.7": _look(GREEN, "s", ":"),
-    "γ = 0.5": _look(ORANGE, "v", "-."),
+    "by loss": _look(VERMILLION, "^", "--"),
 }
 STYLES = {name: look for names, look in LOOKS.items() for name in names.split(" | ")}
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
