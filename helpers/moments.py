@@ -136,9 +136,7 @@ def _batches(arrays, doing):
 def _surprise(loss):
     """A function (outputs, seed) → the loss, summed, at labels drawn from the outputs."""
     loss = keras.losses.get(loss)
-    name = getattr(loss, "name", getattr(loss, "__name__", loss))
-    config = loss.get_config() if hasattr(loss, "get_config") else {}
-    logits = config.get("from_logits", False)
+    logits = isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", False)
 
     def categorical(outputs, seed):
         log_p = tf.nn.log_softmax(outputs) if logits else tf.math.log(outputs + 1e-7)
@@ -156,13 +154,15 @@ def _surprise(loss):
         drawn = tf.random.stateless_normal(tf.shape(outputs), (seed, 0), dtype=outputs.dtype)
         return tf.reduce_sum((tf.stop_gradient(outputs + drawn) - outputs) ** 2) / 2
 
+    losses = keras.losses
     drawing = {
-        **dict.fromkeys(
-            ("categorical_crossentropy", "sparse_categorical_crossentropy"), categorical
-        ),
-        "binary_crossentropy": binary,
-        "mean_squared_error": squared,
+        losses.CategoricalCrossentropy: (losses.categorical_crossentropy, categorical),
+        losses.SparseCategoricalCrossentropy: (losses.sparse_categorical_crossentropy, categorical),
+        losses.BinaryCrossentropy: (losses.binary_crossentropy, binary),
+        losses.MeanSquaredError: (losses.mean_squared_error, squared),
     }
-    if name not in drawing:
-        raise ValueError(f"Γ needs a loss whose labels can be drawn, {[*drawing]}, not {name!r}.")
-    return drawing[name]
+    for kind, (function, draw) in drawing.items():
+        if type(loss) is kind or loss is function:
+            return draw
+    allowed = ", ".join(kind.__name__ for kind in drawing)
+    raise ValueError(f"Γ needs a loss whose labels can be drawn, {allowed}, not {loss!r}.")
