@@ -24,6 +24,14 @@ def branches():
     return keras.Model(x, Dense(4, name="out")(keras.layers.Add()([joined, Dense(11)(joined)])))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Stopped(keras.layers.Layer):
+    """Lets values through, but no gradients."""
+
+    def call(self, x):
+        return tf.stop_gradient(x)
+
+
 def images(n=400, seed=0):
     mixed = np.random.default_rng(7).normal(size=(8, 8))
     x = np.random.default_rng(seed).normal(size=(n, 8))
@@ -230,6 +238,30 @@ def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
     every_fifth = x[::5]
     C = moments.observe(model, ["d12"], x, samples=200)["d12"].C
     np.testing.assert_allclose(C, every_fifth.T @ every_fifth / 200, rtol=1e-4, atol=1e-4)
+
+
+def test_of_sequences_every_position_counts():
+    keras.utils.set_random_seed(0)
+    sequence = keras.Input((5, 8))
+    hidden = Dense(6, "relu", name="d")(sequence)
+    model = keras.Model(sequence, Dense(4, name="out")(keras.layers.Flatten()(hidden)))
+    x = images(2000).reshape(400, 5, 8)
+    rows = x.reshape(-1, 8)
+    seen = moments.observe(model, ["d"], x, LOGITS)["d"]
+    np.testing.assert_allclose(seen.C, rows.T @ rows / 2000, rtol=1e-4, atol=1e-4)
+    assert seen.Gamma.shape == (6, 6)
+    cut = compress.truncate(model, 6, layers=["d"], inputs=x)
+    np.testing.assert_allclose(cut(x), model(x), atol=1e-2)
+
+
+def test_a_layer_that_the_loss_does_not_feel_is_cut_as_by_whitening():
+    x = keras.Input((8,))
+    stopped = Stopped()(Dense(6, name="d")(x))
+    model = keras.Model(x, Dense(4, name="out")(stopped))
+    assert not moments.observe(model, ["d"], images(), LOGITS)["d"].Gamma.any()
+    svds = (compress.decompose(model, inputs=images(), loss=loss) for loss in (LOGITS, None))
+    two_sided, whitened = (svd.truncate(factors["d"], 2) for factors in svds)
+    np.testing.assert_allclose(two_sided, whitened, atol=1e-5)
 
 
 def test_two_inputs_are_taken_as_predict_takes_them():
