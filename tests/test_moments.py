@@ -284,7 +284,7 @@ def test_two_inputs_are_taken_as_predict_takes_them():
         ({"inputs": images(), "svds": {}}, "not both"),
         ({"inputs": images(), "layers": ["d7"]}, "not Dense layers of the model"),
     ],
-    ids=str,
+    ids=["width", "few", "hinge", "name", "no inputs", "both", "layer"],
 )
 def test_what_cannot_be_measured_is_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
