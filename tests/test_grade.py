@@ -67,7 +67,7 @@ def test_the_list_is_that_of_the_notebooks():
 
 
 def test_what_is_right_scores_and_what_is_tampered_with_does_not(tmp_path):
-    keep = dict(zip(NAMES, [["1.4", "1.11"], ["2.1", "2.2"], ["3.1", "3.4"]], strict=True))
+    keep = dict(zip(NAMES, [["1.4", "1.13"], ["2.1", "2.2"], ["3.1", "3.4"]], strict=True))
     folder = submission(tmp_path / "copy", keep)
     insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
     insert(folder, NAMES[1], "import time\nwhile True:\n    time.sleep(1)", position=3)
@@ -77,7 +77,7 @@ def test_what_is_right_scores_and_what_is_tampered_with_does_not(tmp_path):
     assert done.returncode == 1
     assert (scores["1.4"]["score"], scores["1.4"]["max_score"]) == (0, 2)
     assert scores["1.4"]["output"].startswith("expected ")
-    assert scores["1.11"]["score"] == 1
+    assert scores["1.13"]["score"] == 1
     assert scores["1.1"]["output"] == "its cell is missing"
     assert scores["1.E1"]["max_score"] == 0
     assert scores["2.1"]["score"] == 2

@@ -201,17 +201,19 @@ def test_outputs_that_the_loss_never_felt_count_a_little():
         svd.decompose(np.ones((3, 2)), Gamma=np.eye(3))
 
 
-def test_least_squares_is_numpys_and_keeps_what_the_inputs_never_took():
+def test_regression_is_numpys_and_keeps_what_the_inputs_never_took():
     rng = np.random.default_rng(0)
     x, z, W = rng.normal(size=(50, 6)), rng.normal(size=(50, 4)), rng.normal(size=(6, 4))
     expected = np.linalg.lstsq(x, z, rcond=None)[0]
-    np.testing.assert_allclose(svd.least_squares(x.T @ x, x.T @ z, W), expected, atol=1e-10)
+    np.testing.assert_allclose(
+        svd.truncate(svd.regress(x.T @ x, x.T @ z, W), 4), expected, atol=1e-10
+    )
     x[:, 2] = 0
-    found = svd.least_squares(x.T @ x, x.T @ z, W)
+    found = svd.truncate(svd.regress(x.T @ x, x.T @ z, W), 4)
     expected = np.linalg.lstsq(x, z, rcond=None)[0]
     np.testing.assert_allclose(found[2], W[2], atol=1e-10)
     np.testing.assert_allclose(np.delete(found, 2, 0), np.delete(expected, 2, 0), atol=1e-10)
     with pytest.raises(ValueError, match="X must be"):
-        svd.least_squares(np.eye(6), np.eye(6), W)
+        svd.regress(np.eye(6), np.eye(6), W)
     with pytest.raises(ValueError, match="C must be"):
-        svd.least_squares(np.eye(4), W, W)
+        svd.regress(np.eye(4), W, W)
