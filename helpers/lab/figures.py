@@ -47,9 +47,8 @@ def _look(color, marker, linestyle="-"):
 LOOKS = {
     "baseline | dense": _look(DARK, "", "--"),
     "truncated | plain": _look(BLUE, "o"),
-    "truncated, shared ranks | plain, by energy": _look(BLUE, "h", "--"),
     "whitened": _look(ORANGE, "s"),
-    "whitened, shared ranks | whitened, by energy": _look(ORANGE, "D", "--"),
+    "whitened, shared ranks": _look(ORANGE, "D", "--"),
     "two-sided": _look(SKY, "P"),
     "layer by layer": _look(SKY, "X", "-."),
     "layer by layer, shared ranks": _look(VERMILLION, "*", "--"),
