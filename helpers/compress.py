@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from . import graph, moments, svd
 from .lab.backend import keras
 from .layers import DynamicDense
@@ -232,7 +234,7 @@ def _dynamic(cut, **own):
     layer, factors, D, bias = cut
     D = min(D, len(factors.s))
     config = keras.layers.Dense.get_config(layer) | own | {"D": D}
-    weights = [layer.kernel, *bias, factors.U[:, :D], factors.s[:D], factors.Vt[:D]]
+    weights = [layer.kernel, *bias, factors.U[:, :D], factors.s[:D], factors.Vt[:D], np.int32(D)]
     return [(DynamicDense(**config), weights)]
 
 

@@ -6,6 +6,7 @@ from scipy.linalg import eigh
 from . import svd
 from .lab.backend import keras, tf
 
+NOT_FINITE = "the kernel of {} is no longer finite: train it at a lower learning rate."
 TRACKING = ("subspace", "svd", "none")
 STARTING_STEPS = 3
 # Of `exact`, relative to the gradient: in float32 far below the noise of a batch.
@@ -21,8 +22,9 @@ class DynamicDense(keras.layers.Dense):
     x (…, n_in), W (n_in, units), U (n_in, D), s (D,), Vt (D, units), b (units,). U, s and Vt are
     kept beside W. Training renews them at every step; inference uses them as they are, W being
     touched by neither x nor dy. A new layer begins with those of three block power steps; those
-    of an exact SVD come from `refresh`, `Refresh` or helpers.compress.dynamic. At
-    D = min(n_in, units) the layer is keras.layers.Dense.
+    of an exact SVD come from `refresh`, `Refresh` or helpers.compress.dynamic. Of the D, the
+    first `rank` are used: a variable, D at first, which may be set to any of 1 to D at any time.
+    At the rank min(n_in, units) the layer is keras.layers.Dense.
 
     Args:
         units: outputs.
@@ -57,6 +59,13 @@ class DynamicDense(keras.layers.Dense):
         self.U = self._state("U", (n_in, self.D))
         self.s = self._state("s", (self.D,))
         self.Vt = self._state("Vt", (self.D, self.units))
+        self.rank = self.add_weight(
+            name="rank",
+            shape=(),
+            dtype="int32",
+            initializer=keras.initializers.Constant(self.D),
+            trainable=False,
+        )
         with tf.init_scope():
             W = tf.convert_to_tensor(self.kernel)
             Vt = W[: self.D]
@@ -75,56 +84,80 @@ class DynamicDense(keras.layers.Dense):
         follows makes U, s and V as accurate as that precision allows.
 
         Args:
-            values: how many singular values to return, at least D; all by default.
+            values: how many singular values to return; D if fewer, all by default.
 
         Returns:
             array (values,), descending.
+
+        Raises:
+            ValueError: W is not finite.
         """
         with tf.init_scope():
             W = self.kernel.numpy()
+            if not np.isfinite(W).all():
+                raise ValueError(NOT_FINITE.format(self.name))
             A = W.astype(float) if values is None else W
-            values = min(values or self.units, *W.shape)
+            values = min(max(values or self.units, self.D), *W.shape)
             squares, V = eigh(A.T @ A, subset_by_index=[self.units - values, self.units - 1])
             Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
             self._keep(*subspace_step(tf.constant(W), tf.constant(Vt)))
         return np.sqrt(np.maximum(squares[::-1], 0))
 
     def svd(self):
-        """The SVD that the layer computes with: helpers.svd.SVD, rank D, without a copy of W."""
+        """The SVD that the layer computes with: helpers.svd.SVD, of the rank that it has now."""
+        U, s, Vt = self.tracked()
+        rank = int(self.rank)
+        return svd.SVD(U[:, :rank], s[:rank], Vt[:rank])
+
+    def tracked(self):
+        """The D leading singular values and vectors, of which the layer computes with the first."""
         if self.D == min(self.kernel.shape):
             self.refresh()
         return svd.SVD(*(part.numpy() for part in (self.U, self.s, self.Vt)))
 
     def _keep(self, U, s, Vt):
-        self.U.assign(U)
-        self.s.assign(s)
-        self.Vt.assign(Vt)
+        """Set the leading factors, as many as there are; those behind them stay."""
+        rank = tf.shape(s)[0]
+        self.U.value[:, :rank].assign(U)
+        self.s.value[:rank].assign(s)
+        self.Vt.value[:rank].assign(Vt)
 
     def call(self, inputs, training=False):
-        if self.D == min(self.kernel.shape):
-            return super().call(inputs)
         W = tf.convert_to_tensor(self.kernel)
-        if training and self.tracking == "subspace":
-            self._keep(*subspace_step(W, tf.convert_to_tensor(self.Vt)))
-        elif training and self.tracking == "svd":
-            s, U, V = tf.linalg.svd(W)
-            self._keep(U[:, : self.D], s[: self.D], tf.transpose(V[:, : self.D]))
         rows = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, W.shape[0]))
-        factors = [tf.convert_to_tensor(part) for part in (self.U, self.s, self.Vt)]
-        y = product(rows, W, *factors, DERIVATIVES[self.derivative])
+        if self.D < min(W.shape):
+            y = self._truncated_product(rows, W, training)
+        else:
+            y = tf.cond(
+                tf.convert_to_tensor(self.rank) == self.D,
+                lambda: rows @ W,
+                lambda: self._truncated_product(rows, W, training),
+            )
         y = y if self.bias is None else tf.nn.bias_add(y, self.bias)
         if inputs.shape.rank != 2:
             y = tf.reshape(y, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
         return y if self.activation is None else self.activation(y)
 
+    def _truncated_product(self, x, W, training):
+        rank = tf.convert_to_tensor(self.rank)
+        if training and self.tracking == "subspace":
+            self._keep(*subspace_step(W, tf.convert_to_tensor(self.Vt)[:rank], self.name))
+        elif training and self.tracking == "svd":
+            s, U, V = tf.linalg.svd(W)
+            self._keep(U[:, : self.D], s[: self.D], tf.transpose(V[:, : self.D]))
+        U, s, Vt = (tf.convert_to_tensor(part) for part in (self.U, self.s, self.Vt))
+        factors = U[:, :rank], s[:rank], Vt[:rank]
+        return product(x, W, *factors, DERIVATIVES[self.derivative])
+
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        for name in ("U", "s", "Vt"):
+        for name in ("U", "s", "Vt", "rank"):
             store[name] = getattr(self, name)
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
         self._keep(store["U"], store["s"], store["Vt"])
+        self.rank.assign(store["rank"])
 
     def get_config(self):
         own = {"D": self.D, "derivative": self.derivative, "tracking": self.tracking}
@@ -155,7 +188,7 @@ class Refresh(keras.callbacks.Callback):
             spectra.append(self.model.get_layer(name).refresh(self.values))
 
 
-def subspace_step(W, Vt):
+def subspace_step(W, Vt, name="W"):
     """One step of block power iteration towards the D leading singular vectors, from the last V.
 
         W V = Q R,     QᵀW = O diag(s') V'ᵀ,     U' = Q O        (Q, O orthonormal columns)
@@ -166,14 +199,19 @@ def subspace_step(W, Vt):
     Args:
         W: tensor (n_in, n_out).
         Vt: tensor (D, n_out), the last right singular vectors.
+        name: of the layer, for the error.
 
     Returns:
         U (n_in, D), s (D,), Vt (D, n_out), tensors.
 
+    Raises:
+        tf.errors.InvalidArgumentError: W is not finite.
+
     Source: Golub and Van Loan, Matrix Computations, section 8.2; Halko, Martinsson and Tropp,
     SIAM Review 2011.
     """
-    Q = _orthonormal(tf.matmul(W, Vt, transpose_b=True))
+    WV = tf.debugging.check_numerics(tf.matmul(W, Vt, transpose_b=True), NOT_FINITE.format(name))
+    Q = _orthonormal(WV)
     turn, s, Vt = _wide_svd(tf.matmul(Q, W, transpose_a=True))
     return Q @ turn, s, Vt
 

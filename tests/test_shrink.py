@@ -1,0 +1,225 @@
+import numpy as np
+import pytest
+
+from helpers import compress, data, layers, model, shrink, svd
+from helpers.lab.backend import keras, tf
+
+LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
+SHAPES = {"h60": (784, 60), "h90": (60, 90)}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("subset")
+
+
+@pytest.fixture
+def small():
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(n, activation="relu", name=f"h{n}") for n in (60, 90)]
+    return keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10, name="out")])
+
+
+def fit(network, digits, callbacks, epochs=1, rate=0.05, optimizer=None):
+    network.compile(optimizer or keras.optimizers.SGD(rate), LOSS)
+    x, y = digits.x_train[:600], model.smoothed(digits.y_train[:600])
+    network.fit(x, y, 100, epochs, verbose=0, callbacks=callbacks)
+    return network
+
+
+def shrinking(digits, D=4, share=0.6, **options):
+    return shrink.Shrink(D, digits.x_train, LOSS, samples=300, share=share, **options)
+
+
+def spent(ranks):
+    return sum(svd.factorized_parameters(SHAPES[name], rank) for name, rank in ranks.items())
+
+
+def with_spectrum(shape, s):
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.normal(size=(n, len(s))))[0] for n in shape)
+    return U @ np.diag(s) @ V.T
+
+
+def ranked(W, D, rank, **options):
+    layer = layers.DynamicDense(W.shape[1], D, dtype="float64", **options)
+    layer.build((None, W.shape[0]))
+    layer.kernel.assign(W)
+    layer.refresh()
+    layer.rank.assign(rank)
+    return layer
+
+
+def gradients(layer, x, dy, training):
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+    return y, *tape.gradient(y, [x, layer.kernel], output_gradients=tf.constant(dy))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("derivative", list(layers.DERIVATIVES))
+@pytest.mark.parametrize(("D", "rank"), [(5, 2), (5, 4), (5, 5), (7, 3), (7, 7)])
+def test_a_layer_of_lower_rank_is_the_layer_built_for_it(D, rank, derivative, training):
+    rng = np.random.default_rng(0)
+    W = with_spectrum((9, 7), [6, 5, 4, 3, 2, 1, 0.5])
+    x, dy = rng.normal(size=(4, 9)), rng.normal(size=(4, 7))
+    large, small = (ranked(W, n, rank, derivative=derivative) for n in (D, rank))
+    found, expected = (gradients(layer, x, dy, training) for layer in (large, small))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-8)
+    assert [len(part) for part in large.svd()][1] == rank
+
+
+def test_factorized_at_its_ranks_it_has_its_outputs(small, digits):
+    network = fit(compress.dynamic(small, 30), digits, [])
+    for name, rank in (("h60", 9), ("h90", 3)):
+        network.get_layer(name).rank.assign(rank)
+    x = digits.x_test
+    plain = compress.factorize(network, 30)
+    assert plain.count_params() == spent({"h60": 9, "h90": 3}) + 60 + 90 + 910
+    np.testing.assert_allclose(plain(x), network(x), atol=1e-4)
+    np.testing.assert_allclose(compress.truncate(network, 30)(x), network(x), atol=1e-4)
+
+
+def test_the_worth_is_the_second_order_change_of_the_loss():
+    rng = np.random.default_rng(0)
+    x, g = rng.normal(size=(50, 8)) * np.arange(1, 9), rng.normal(size=(50, 6)) * np.arange(1, 7)
+    C, Gamma = x.T @ x / 50, g.T @ g / 50
+    U, s, Vt = svd.decompose(rng.normal(size=(8, 6)))
+    expected = []
+    for i in range(6):
+        dW = s[i] * np.outer(U[:, i], Vt[i])
+        expected.append(np.trace(Gamma @ dW.T @ C @ dW))
+    found = shrink.weigh(svd.SVD(U, s, Vt), C, Gamma)
+    np.testing.assert_allclose(found.s**2, np.minimum.accumulate(expected), rtol=1e-9)
+    assert (np.diff(expected) > 0).any()  # the minimum does something here
+
+
+def test_ranks_go_where_the_worth_is_and_rise_again(small, digits):
+    network = compress.dynamic(small, 20)
+    callback = shrinking(digits, D=5, share=0.0)
+    callback.set_model(network)
+    callback.set_params({"epochs": 3})
+    flat = {name: [1.0] * 20 for name in SHAPES}
+    seen = []
+    for strong in ("h60", "h90", "h60"):
+        for name, shape in SHAPES.items():
+            s = flat[name] if name == strong else [1.0] + [1e-3] * 19
+            network.get_layer(name).kernel.assign(with_spectrum(shape, s))
+        if seen:
+            callback.on_epoch_end(len(seen) - 1)
+        else:
+            callback.on_train_begin()
+        seen.append(callback.ranks[-1])
+    assert seen[1]["h90"] > seen[0]["h90"]
+    assert seen[2]["h90"] == seen[0]["h90"] == 1
+    assert seen[2]["h60"] == seen[0]["h60"] > seen[1]["h60"]
+    assert network.get_layer("h60").rank.numpy() == seen[2]["h60"]
+
+
+def test_the_budget_shrinks_and_is_kept(small, digits):
+    callback = shrinking(digits, D=3, share=0.5)
+    network = fit(compress.dynamic(small, 16), digits, [callback], epochs=4)
+    sizes = [spent(ranks) for ranks in callback.ranks]
+    assert len(sizes) == 5
+    assert sizes[0] == spent({"h60": 16, "h90": 16})
+    assert max(sizes[2:]) <= spent({"h60": 3, "h90": 3}) < sizes[1] < sizes[0]
+    assert {name: int(network.get_layer(name).rank) for name in SHAPES} == callback.ranks[-1]
+
+
+def test_changing_ranks_do_not_trace_the_step_again(small, digits):
+    traces = []
+
+    class Counts(keras.layers.Layer):
+        def call(self, x):
+            traces.append(1)
+            return x
+
+    dynamic = compress.dynamic(small, 12)
+    network = keras.Sequential([keras.Input((784,)), Counts(), *dynamic.layers])
+    traces.clear()
+    callback = shrinking(digits, D=2)
+    fit(network, digits, [layers.Refresh()], epochs=1)
+    once = len(traces)
+    traces.clear()
+    fit(network, digits, [callback], epochs=4)
+    measured = 5 * 2  # the worth, too, builds the network anew: Shrink is told apart by Refresh
+    assert len({tuple(ranks.values()) for ranks in callback.ranks}) > 2
+    assert len(traces) <= once + measured
+
+
+@pytest.mark.parametrize("way", ["keras", "weights", "clone"])
+def test_half_trained_at_other_ranks_it_is_saved_loaded_cloned(small, digits, tmp_path, way):
+    network = fit(compress.dynamic(small, 12), digits, [shrinking(digits)], epochs=2)
+    if way == "keras":
+        network.save(tmp_path / "half.keras")
+        other = keras.saving.load_model(tmp_path / "half.keras")
+    else:
+        other = keras.models.clone_model(network)
+        if way == "weights":
+            network.save_weights(tmp_path / "half.weights.h5")
+            other.load_weights(tmp_path / "half.weights.h5")
+        else:
+            other.set_weights(network.get_weights())
+    for name in SHAPES:
+        assert int(other.get_layer(name).rank) == int(network.get_layer(name).rank) < 12
+    np.testing.assert_array_equal(other(digits.x_test), network(digits.x_test))
+    fit(other, digits, [shrinking(digits)], epochs=1)  # and trains on
+
+
+@pytest.mark.parametrize("derivative", list(layers.DERIVATIVES))
+@pytest.mark.parametrize(("optimizer", "leaves"), [("SGD", False), ("AdamW", True)])
+def test_which_steps_leave_the_tangent_space(optimizer, leaves, derivative):
+    """‖(I − UUᵀ) ΔW (I − VVᵀ)‖ / ‖ΔW‖ of a step, weight decay apart, in float64."""
+    rng = np.random.default_rng(0)
+    W = with_spectrum((30, 20), np.linspace(3, 0.1, 20))
+    layer = ranked(W, 4, 4, derivative=derivative)
+    chosen = {"SGD": keras.optimizers.SGD(0.01), "AdamW": keras.optimizers.AdamW(0.01)}[optimizer]
+    if optimizer == "AdamW":
+        chosen.weight_decay = 0.0
+    chosen.build(layer.trainable_variables)
+    for _ in range(3):
+        before = layer.kernel.numpy()
+        x, dy = rng.normal(size=(6, 30)), rng.normal(size=(6, 20))
+        _, _, dW = gradients(layer, x, dy, training=True)
+        chosen.apply([dW, tf.zeros(20, "float64")], layer.trainable_variables)
+    step = layer.kernel.numpy() - before
+    U, _, Vt = layer.svd()
+    outside = step - U @ (U.T @ step)
+    outside -= outside @ Vt.T @ Vt
+    share = np.linalg.norm(outside) / np.linalg.norm(step)
+    assert share > 0.1 if leaves or derivative == "straight_through" else share < 1e-5
+    np.testing.assert_allclose(shrink.outside(step, layer.svd()), share, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan, "half"])
+def test_a_share_out_of_range_is_one_clear_error(digits, share):
+    with pytest.raises(ValueError, match="share must be from 0 to 1"):
+        shrinking(digits, share=share)
+
+
+@pytest.mark.parametrize("D", [0, -3, 2.5, "many"])
+def test_a_D_that_is_no_rank_is_one_clear_error(digits, D):
+    with pytest.raises(ValueError, match="D must be"):
+        shrinking(digits, D=D)
+
+
+def test_a_D_above_what_the_layers_are_built_for_fails_before_training(small, digits):
+    with pytest.raises(ValueError, match="D must be at most 8, "):
+        fit(compress.dynamic(small, 8), digits, [shrinking(digits, D=9)])
+
+
+def test_a_network_without_dynamic_layers_is_one_clear_error(small, digits):
+    with pytest.raises(ValueError, match="no dynamic layers"):
+        fit(small, digits, [shrinking(digits)])
+
+
+def test_a_kernel_that_is_not_finite_stops_the_training_and_is_named(small, digits):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"kernel of h.0 is no longer finite"):
+        fit(compress.dynamic(small, 4), digits, [], rate=1e30)
+    layer = ranked(with_spectrum((9, 7), [2, 1]), 3, 3)
+    layer.kernel.assign(np.full((9, 7), np.nan))
+    with pytest.raises(ValueError, match=r"kernel of .* is no longer finite: train it at a lower"):
+        layer.refresh()
