@@ -56,6 +56,7 @@ class DynamicDense(keras.layers.Dense):
                 f"{(n_in, self.units)}, not {self.D}."
             )
         super().build(input_shape)
+        self.kernel.project = self.project  # for helpers.optimizers
         self.U = self._state("U", (n_in, self.D))
         self.s = self._state("s", (self.D,))
         self.Vt = self._state("Vt", (self.D, self.units))
@@ -138,16 +139,29 @@ class DynamicDense(keras.layers.Dense):
             y = tf.reshape(y, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
         return y if self.activation is None else self.activation(y)
 
-    def _truncated_product(self, x, W, training):
+    def project(self, X):
+        """The projection of X (n_in, units) onto the tangent space that the gradient lies in.
+
+        X itself for straight-through, whose gradient lies anywhere, and at full rank.
+        """
+        if self.derivative == "straight_through" or self.D == min(self.kernel.shape):
+            return X
+        U, _, Vt = self._leading()
+        UtX = tf.matmul(U, X, transpose_a=True)
+        return _in_tangent_space(UtX, tf.matmul(X, Vt, transpose_b=True), U, Vt)
+
+    def _leading(self):
         rank = tf.convert_to_tensor(self.rank)
+        U, s, Vt = (tf.convert_to_tensor(part) for part in (self.U, self.s, self.Vt))
+        return U[:, :rank], s[:rank], Vt[:rank]
+
+    def _truncated_product(self, x, W, training):
         if training and self.tracking == "subspace":
-            self._keep(*subspace_step(W, tf.convert_to_tensor(self.Vt)[:rank], self.name))
+            self._keep(*subspace_step(W, self._leading()[2], self.name))
         elif training and self.tracking == "svd":
             s, U, V = tf.linalg.svd(W)
             self._keep(U[:, : self.D], s[: self.D], tf.transpose(V[:, : self.D]))
-        U, s, Vt = (tf.convert_to_tensor(part) for part in (self.U, self.s, self.Vt))
-        factors = U[:, :rank], s[:rank], Vt[:rank]
-        return product(x, W, *factors, DERIVATIVES[self.derivative])
+        return product(x, W, *self._leading(), DERIVATIVES[self.derivative])
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -287,7 +301,10 @@ def tangent(x, dy, W, U, s, Vt):
 
         f'(W)[G] = U (UᵀG − M Vᵀ) + (GV) Vᵀ,   one product of 2D columns.
     """
-    UtG, GV = _projections(x, dy, U, Vt)
+    return _in_tangent_space(*_projections(x, dy, U, Vt), U, Vt)
+
+
+def _in_tangent_space(UtG, GV, U, Vt):
     M = tf.matmul(U, GV, transpose_a=True)
     return tf.concat([U, GV], axis=1) @ tf.concat([UtG - M @ Vt, Vt], axis=0)
 

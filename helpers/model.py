@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from .lab.backend import keras, tf
+from .optimizers import TangentSGD
 from .progress import Line
 
 BATCH_SIZE = 256
@@ -14,6 +15,7 @@ OPTIMIZERS = {
     "SGD": functools.partial(
         keras.optimizers.SGD, momentum=0.9, nesterov=True, global_clipnorm=3.0
     ),
+    "TangentSGD": functools.partial(TangentSGD, momentum=0.9, global_clipnorm=3.0),
     "AdamW": keras.optimizers.AdamW,
 }
 

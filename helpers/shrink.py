@@ -84,13 +84,3 @@ def weigh(factors, C, Gamma):
     U, s, Vt = factors
     felt = s**2 * np.sum(U * (C @ U), axis=0) * np.sum(Vt * (Vt @ Gamma), axis=1)
     return svd.SVD(U, np.sqrt(np.minimum.accumulate(felt)), Vt)
-
-
-def outside(step, factors):
-    """The share of a step ΔW (n_in, n_out) that lies outside of the tangent space at U, V.
-
-    ‖(I − UUᵀ) ΔW (I − VVᵀ)‖ / ‖ΔW‖
-    """
-    U, _, Vt = factors
-    rest = step - U @ (U.T @ step)
-    return float(np.linalg.norm(rest - rest @ Vt.T @ Vt) / np.linalg.norm(step))

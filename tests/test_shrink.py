@@ -169,31 +169,6 @@ def test_half_trained_at_other_ranks_it_is_saved_loaded_cloned(small, digits, tm
     fit(other, digits, [shrinking(digits)], epochs=1)  # and trains on
 
 
-@pytest.mark.parametrize("derivative", list(layers.DERIVATIVES))
-@pytest.mark.parametrize(("optimizer", "leaves"), [("SGD", False), ("AdamW", True)])
-def test_which_steps_leave_the_tangent_space(optimizer, leaves, derivative):
-    """‖(I − UUᵀ) ΔW (I − VVᵀ)‖ / ‖ΔW‖ of a step, weight decay apart, in float64."""
-    rng = np.random.default_rng(0)
-    W = with_spectrum((30, 20), np.linspace(3, 0.1, 20))
-    layer = ranked(W, 4, 4, derivative=derivative)
-    chosen = {"SGD": keras.optimizers.SGD(0.01), "AdamW": keras.optimizers.AdamW(0.01)}[optimizer]
-    if optimizer == "AdamW":
-        chosen.weight_decay = 0.0
-    chosen.build(layer.trainable_variables)
-    for _ in range(3):
-        before = layer.kernel.numpy()
-        x, dy = rng.normal(size=(6, 30)), rng.normal(size=(6, 20))
-        _, _, dW = gradients(layer, x, dy, training=True)
-        chosen.apply([dW, tf.zeros(20, "float64")], layer.trainable_variables)
-    step = layer.kernel.numpy() - before
-    U, _, Vt = layer.svd()
-    outside = step - U @ (U.T @ step)
-    outside -= outside @ Vt.T @ Vt
-    share = np.linalg.norm(outside) / np.linalg.norm(step)
-    assert share > 0.1 if leaves or derivative == "straight_through" else share < 1e-5
-    np.testing.assert_allclose(shrink.outside(step, layer.svd()), share, atol=1e-12)
-
-
 @pytest.mark.parametrize("share", [-0.1, 1.1, np.nan, "half"])
 def test_a_share_out_of_range_is_one_clear_error(digits, share):
     with pytest.raises(ValueError, match="share must be from 0 to 1"):

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from helpers import compress, layers, optimizers, svd
+from helpers.lab.backend import keras, tf
+
+
+def layer_of(W, D, derivative="tangent"):
+    layer = layers.DynamicDense(W.shape[1], D, derivative, dtype="float64")
+    layer.build((None, W.shape[0]))
+    layer.kernel.assign(W)
+    layer.refresh()
+    return layer
+
+
+def matrix(shape=(30, 20)):
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.normal(size=(n, min(shape))))[0] for n in shape)
+    return U * np.linspace(3, 0.1, min(shape)) @ V.T
+
+
+def train(layer, optimizer, steps):
+    """Steps on random data; returns the last ΔW, and the share of each that lies outside."""
+    rng, shares = np.random.default_rng(0), []
+    optimizer.build(layer.trainable_variables)
+    for _ in range(steps):
+        before = layer.kernel.numpy()
+        x = tf.constant(rng.normal(size=(6, before.shape[0])))
+        target = rng.normal(size=(6, before.shape[1]))
+        with tf.GradientTape() as tape:
+            error = tf.reduce_sum((layer(x, training=True) - target) ** 2)
+        optimizer.apply(tape.gradient(error, layer.trainable_variables), layer.trainable_variables)
+        shares.append(optimizers.outside(layer.kernel.numpy() - before, layer.svd()))
+    return shares
+
+
+def test_the_share_outside_is_that_of_the_two_projections():
+    rng = np.random.default_rng(0)
+    step, (U, s, Vt) = rng.normal(size=(9, 7)), svd.decompose(rng.normal(size=(9, 7)))
+    U, s, Vt = U[:, :3], s[:3], Vt[:3]
+    rest = (np.eye(9) - U @ U.T) @ step @ (np.eye(7) - Vt.T @ Vt)
+    expected = np.linalg.norm(rest) / np.linalg.norm(step)
+    assert optimizers.outside(step, svd.SVD(U, s, Vt)) == pytest.approx(expected, rel=1e-12)
+    assert optimizers.outside(U @ step[:3], svd.SVD(U, s, Vt)) < 1e-12
+
+
+@pytest.mark.parametrize("derivative", ["tangent", "exact"])
+def test_which_steps_stay_in_the_tangent_space(derivative):
+    rate = 1e-3
+    stays = {
+        "TangentSGD": optimizers.TangentSGD(rate),
+        "SGD": keras.optimizers.SGD(rate),
+    }
+    leaves = {
+        "momentum": keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+        "AdamW": keras.optimizers.AdamW(rate, weight_decay=0.0),
+    }
+    shares = {
+        name: train(layer_of(matrix(), 4, derivative), optimizer, steps=5)[1:]
+        for name, optimizer in (stays | leaves).items()
+    }
+    for name in stays:
+        assert max(shares[name]) < 1e-5, name
+    assert min(shares["momentum"]) > 1e-4
+    assert min(shares["AdamW"]) > 0.1
+
+
+def test_straight_through_leaves_it_by_any_optimizer():
+    for optimizer in (optimizers.TangentSGD(1e-3), keras.optimizers.SGD(1e-3)):
+        assert min(train(layer_of(matrix(), 4, "straight_through"), optimizer, steps=3)) > 0.1
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_the_projection_is_that_onto_the_tangent_space(rank):
+    layer = layer_of(matrix(), 4)
+    layer.rank.assign(rank)
+    X = np.random.default_rng(1).normal(size=(30, 20))
+    U, _, Vt = (part[:, :rank] if i == 0 else part[:rank] for i, part in enumerate(layer.svd()))
+    expected = X - (np.eye(30) - U @ U.T) @ X @ (np.eye(20) - Vt.T @ Vt)
+    np.testing.assert_allclose(layer.project(tf.constant(X)), expected, atol=1e-12)
+    np.testing.assert_array_equal(layer_of(matrix(), 20).project(X), X)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_without_dynamic_layers_it_is_keras_own(momentum):
+    rng, networks = np.random.default_rng(0), []
+    x, y = (rng.normal(size=(40, n)).astype("float32") for n in (5, 3))
+    options = {"weight_decay": 0.1, "global_clipnorm": 1.0, "momentum": momentum}
+    for optimizer in (
+        optimizers.TangentSGD(0.05, **options),
+        keras.optimizers.SGD(0.05, nesterov=momentum > 0, **options),
+    ):
+        keras.utils.set_random_seed(0)
+        network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+        network.compile(optimizer, "mse")
+        network.fit(x, y, 10, 2, shuffle=False, verbose=0)
+        networks.append(network.get_weights())
+    for ours, theirs in zip(*networks, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_compiled_network_is_saved_loaded_and_trains_on(tmp_path):
+    keras.utils.set_random_seed(0)
+    dense = keras.Sequential([keras.Input((9,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    network = compress.dynamic(dense, 3)
+    x, y = (np.random.default_rng(0).normal(size=(40, n)).astype("float32") for n in (9, 2))
+    network.compile(optimizers.TangentSGD(0.01, momentum=0.8), "mse")
+    network.fit(x, y, 10, verbose=0)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras")
+    assert loaded.optimizer.momentum == 0.8
+    for each in (network, loaded):
+        each.fit(x, y, 10, verbose=0, shuffle=False)
+    for ours, theirs in zip(network.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
