@@ -20,7 +20,7 @@ OPTIMIZERS = {
 }
 
 
-def build(seed):
+def build(seed, width=1024):
     """The untrained network: five hidden layers of 1024 ReLU units, ten logits.
 
         h₀ = x,   hᵢ = max(0, hᵢ₋₁ Wᵢ + bᵢ),   logits = h₅ W₆ + b₆
@@ -31,6 +31,7 @@ def build(seed):
 
     Args:
         seed: of initialisation and dropout; sets Python's, NumPy's and TensorFlow's seeds.
+        width: units of each hidden layer.
 
     Returns:
         keras.Sequential, layers hidden_1 … hidden_5 and output, not compiled.
@@ -41,15 +42,24 @@ def build(seed):
         layers.append(keras.layers.Dropout(0.1))
         layers.append(
             keras.layers.Dense(
-                1024,
+                width,
                 activation="relu",
                 kernel_initializer=keras.initializers.RandomNormal(
-                    stddev=initial_std(784 if i == 1 else 1024)
+                    stddev=initial_std(784 if i == 1 else width)
                 ),
                 name=f"hidden_{i}",
             )
         )
     return keras.Sequential([*layers, keras.layers.Dense(10, name="output")], name="baseline")
+
+
+def width_for(parameters):
+    """The largest width at which `build` has no more parameters, 4 h² + 799 h + 10.
+
+    >>> width_for(215_370), build(seed=0, width=152).count_params()
+    (152, 213874)
+    """
+    return max(1, int((np.sqrt(799**2 + 16 * (parameters - 10)) - 799) / 8))
 
 
 def initial_std(n_in):

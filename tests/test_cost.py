@@ -91,12 +91,12 @@ def test_seconds_are_those_of_a_call():
 N, WIDTHS = 16, ((7, 9), (9, 8))
 
 
-def step_adds(make=lambda network: network):
+def step_adds(make=lambda network: network, rank=None):
     """The multiply-adds of a training step of 7-9-8-10, or what is made of it, at batch size N."""
     hidden = [keras.layers.Dense(n_out, "relu", name=f"d{n_out}") for _, n_out in WIDTHS]
     dense = keras.Sequential([keras.Input((7,)), *hidden, keras.layers.Dense(10, name="out")])
     x, y = np.zeros((N, 7), "float32"), np.eye(N, 10, dtype="float32")
-    return cost.traced_multiply_adds(cost.training_step(make(dense), x, y))
+    return cost.traced_multiply_adds(cost.training_step(make(dense), x, y), rank)
 
 
 OUTPUT = 3 * N * 8 * 10
@@ -115,7 +115,7 @@ def test_a_factorized_step_has_six_thin_ones(D):
 @pytest.mark.parametrize("D", [1, 3, 5])
 def test_a_dynamic_step_has_the_products_of_its_formula(D):
     by_hand = sum(3 * N * D * (a + b) + 4 * D * a * b + D**2 * (3 * a + 2 * b) for a, b in WIDTHS)
-    assert step_adds(lambda network: compress.dynamic(network, D)) == by_hand + OUTPUT
+    assert step_adds(lambda network: compress.dynamic(network, D), D) == by_hand + OUTPUT
 
 
 @pytest.mark.parametrize("D", [1, 3])
@@ -125,7 +125,7 @@ def test_straight_through_forms_the_whole_gradient_instead(D):
 
     tracking = sum(2 * D * a * b + D**2 * (2 * a + b) for a, b in WIDTHS)
     products = sum(2 * N * D * (a + b) + N * a * b for a, b in WIDTHS)
-    assert step_adds(make) == tracking + products + OUTPUT
+    assert step_adds(make, D) == tracking + products + OUTPUT
 
 
 def adds(function, *shapes):

@@ -81,7 +81,7 @@ def measure(width, D, rounds):
         weights = sum(weight.shape.num_elements() for weight in network.trainable_variables)
         functions[name, optimizer] = function
         about[name, optimizer] = (
-            cost.traced_multiply_adds(function),
+            cost.traced_multiply_adds(function, D),
             4 * PASSES[optimizer] * weights,
         )
     slow = functions.pop(EXACT_SVD)

@@ -1,5 +1,6 @@
 """What a network costs: multiply-adds, bytes, latency, the time of a training step."""
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -16,25 +17,31 @@ def multiply_adds(model):
     return sum(layer.kernel.shape[0] * layer.kernel.shape[1] for layer in dense)
 
 
-def traced_multiply_adds(function):
+def traced_multiply_adds(function, rank=None):
     """Multiply-adds of the matrix products in a traced function, from the shapes in its graph.
 
     A product that stands twice, of the same tensors, counts once: TensorFlow computes it once.
     What stands in a loop or a condition is not counted.
 
     Args:
-        function: from `tf.function(…).get_concrete_function()`, of known shapes.
+        function: from `tf.function(…).get_concrete_function()`, of known shapes but for the ranks
+            of dynamic layers, which may change from step to step.
+        rank: the rank to count these for.
 
     Returns:
         int.
     """
+
+    def sizes(tensor):
+        joined = len(tensor.op.inputs) - 1 if tensor.op.type == "ConcatV2" else 1
+        return [joined * rank if size is None else size for size in tensor.shape]
+
     products = {}
     for op in function.graph.get_operations():
         if op.type in ("MatMul", "BatchMatMulV2"):
-            left, right = op.inputs
-            out = op.outputs[0].shape
-            inner = left.shape[-2:].num_elements() // out[-2]
-            products[left.name, right.name] = out.num_elements() * inner
+            (left, right), out = op.inputs, sizes(op.outputs[0])
+            inner = math.prod(sizes(left)[-2:]) // out[-2]
+            products[left.name, right.name] = math.prod(out) * inner
     return sum(products.values())
 
 
