@@ -7,10 +7,10 @@ import numpy as np
 from . import svd
 
 
-def shared_ranks(svds, D):
+def shared_ranks(svds, D, discount=1.0):
     """A rank for each layer: the parameters of D in every one, spent where the loss feels it most.
 
-        maximise  Σ_l Σ_{i ≤ D_l} s²_{l,i}   while   Σ_l (n_in + n_out)_l (D_l − D) ≤ 0
+        maximise  Σ_l γˡ Σ_{i ≤ D_l} s²_{l,i}   while   Σ_l (n_in + n_out)_l (D_l − D) ≤ 0
 
     The s² of SVDs weighted on both sides (`helpers.compress.decompose` with a loss) are in units
     of the loss, the same for every layer. So each layer keeps its first singular value, and of all
@@ -19,18 +19,25 @@ def shared_ranks(svds, D):
     Args:
         svds: {layer name: helpers.svd.SVD}, in the order of the layers.
         D: singular values kept per layer if all kept the same.
+        discount: γ, of a layer's s² to those of the layer before, above 0.
 
     Returns:
         list of int, one rank a layer, in the order of svds.
 
     Raises:
-        ValueError: D is not a whole number of at least 1.
+        ValueError: D is not a whole number of at least 1, or the discount not above 0.
 
     >>> shared_ranks({"a": svd.decompose(np.eye(9)), "b": svd.decompose(np.ones((9, 9)))}, D=3)
     [5, 1]
     """
+    if not discount > 0:
+        raise ValueError(f"the discount must be above 0, not {discount!r}.")
     prices = _prices(svds)
-    return _spend(svds, D, {name: f.s[1:] ** 2 / prices[name] for name, f in svds.items()})
+    worth = {
+        name: discount**layer * factors.s[1:] ** 2 / prices[name]
+        for layer, (name, factors) in enumerate(svds.items())
+    }
+    return _spend(svds, D, worth)
 
 
 def tapered_ranks(svds, D, ratio=0.7):

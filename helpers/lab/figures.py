@@ -61,10 +61,9 @@ LOOKS = {
     "random factors | random": _look(GREY, "o", ":"),
     "small dense network": _look(BLACK, "D", ":"),
     "from scratch": _look(BLACK, "h", "-."),
-    "dynamic | tangent": _look(PURPLE, ">"),
-    "dynamic, ranks by training": _look(PURPLE, "p", ":"),
+    "dynamic | equal ranks | tangent": _look(PURPLE, ">"),
+    "dynamic, shrinking ranks | shrinking ranks": _look(PURPLE, "p", "--"),
     "straight_through": _look(VERMILLION, "X"),
-    "straight_through, slow": _look(ORANGE, "d", "--"),
     "exact": _look(BLUE, "s", "-."),
     "equal": _look(GREY, "^", ":"),
     "by loss": _look(VERMILLION, "^", "--"),
@@ -373,32 +372,51 @@ def step_times(times):
 
 @_picture
 def singular_values(spectra, D):
-    """Singular values of one layer over training: {derivative: list an epoch of s (r,)}."""
-    figure, axes = _panels(len(spectra), 3.8)
-    for ax, (derivative, history) in zip(axes, spectra.items(), strict=True):
-        s = np.array(history)[:, : 2 * D]
-        ax.plot(s[:, D:], c=GREY, lw=0.8)
-        ax.plot(s[:, :D], c=style(derivative)["color"], lw=0.8)
-        ax.plot(s[:, D - 1], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
-        ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
-        _whole_numbers(ax, title=derivative, xlabel="epoch")
-    axes[0].set(ylabel="singular values", ylim=(0, None))
+    """Singular values by epoch, {derivative: {layer: list an epoch of s (r,)}}, a row each."""
+    shape = len(spectra), max(map(len, spectra.values()))
+    figure, rows = plt.subplots(
+        *shape, figsize=(8, 0.6 + 2.3 * shape[0]), sharey="col", squeeze=False
+    )
+    for axes, (derivative, by_layer) in zip(rows, spectra.items(), strict=True):
+        for ax, (layer, history) in zip(axes, by_layer.items(), strict=True):
+            s = np.array(history)[:, : 2 * D]
+            ax.plot(s[:, D:], c=GREY, lw=0.8)
+            ax.plot(s[:, :D], c=style(derivative)["color"], lw=0.8)
+            ax.plot(s[:, D - 1], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
+            ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
+            # Around the cut: on an axis of all values it would be a line.
+            ax.set_ylim(0.9 * s[:, -1].min(), 1.15 * s[:, (D - 1) // 2].max())
+            _whole_numbers(ax, title=f"{derivative}, {layer}", xlabel="epoch")
     return _with_legend(figure)
 
 
 @_picture
-def gaps(gaps):
-    """Relative gap of each layer by epoch: {derivative: {layer: [one list an epoch per seed]}}."""
-    layers = list(next(iter(gaps.values())))
-    figure, axes = _panels(len(layers), 3.4)
-    for ax, layer in zip(axes, layers, strict=True):
-        for derivative, by_layer in gaps.items():
-            for k, curve in enumerate(by_layer[layer]):
-                ax.plot(curve, **style(derivative), label=derivative if k == 0 else None)
-        _whole_numbers(ax, title=layer, xlabel="epoch")
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0].set(ylabel="gap, relative to $σ_D$", ylim=(0, None))
-    return _with_legend(figure, columns=4)
+def ranks_by_epoch(ranks, D):
+    """Rank of each layer by epoch, [{layer: rank}, …], beside the rank D of equal ranks."""
+    figure, (ax,) = _panels(1, 4)
+    for k, layer in enumerate(ranks[0]):
+        curve = [by_layer[layer] for by_layer in ranks]
+        ax.plot(curve, c=str(0.15 * k), marker="osD^v"[k % 5], lw=1, label=layer)
+    ax.axhline(D, c=DARK, ls="--", lw=1)
+    ax.set(yscale="log", ylabel="rank")
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500) if t <= max(ranks[0].values())]
+    ax.set_yticks(ticks, ticks)
+    ax.minorticks_off()
+    _whole_numbers(ax, xlabel="epoch")
+    return _with_legend(figure, columns=5)
+
+
+@_picture
+def training_time(courses):
+    """Validation accuracy against seconds of training: {method: (seconds, accuracies)}."""
+    figure, (ax,) = _panels(1, 5)
+    for method, (seconds, accuracies) in courses.items():
+        ax.plot(seconds, 1 - np.array(accuracies), **style(method), label=method)
+    least = min(1 - max(accuracies) for _, accuracies in courses.values())
+    ax.set_ylim(0.9 * least, 6 * least)  # the contest, not the first epochs
+    _errors_as_accuracies(ax, "validation accuracy")
+    ax.set(xlabel="seconds of training, the baseline's included")
+    return _with_legend(figure)
 
 
 @_picture
