@@ -193,13 +193,16 @@ class Refresh(keras.callbacks.Callback):
         super().__init__()
         self.values = values
 
+    def dynamic(self):
+        """The dynamic layers of the model that is trained."""
+        return [layer for layer in self.model.layers if isinstance(layer, DynamicDense)]
+
     def on_train_begin(self, logs=None):
-        dynamic = [layer for layer in self.model.layers if isinstance(layer, DynamicDense)]
-        self.spectra = {layer.name: [layer.refresh(self.values)] for layer in dynamic}
+        self.spectra = {layer.name: [layer.refresh(self.values)] for layer in self.dynamic()}
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, spectra in self.spectra.items():
-            spectra.append(self.model.get_layer(name).refresh(self.values))
+        for layer in self.dynamic():
+            self.spectra[layer.name].append(layer.refresh(self.values))
 
 
 def subspace_step(W, Vt, name="W"):

@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 
 from . import moments, svd
-from .layers import DynamicDense, Refresh
+from .layers import Refresh
 from .ranks import shared_ranks
 
 
@@ -57,31 +57,38 @@ class Shrink(Refresh):
         ends = self.share * self.params["epochs"]
         left = max(0, 1 - epoch / ends) if ends else 0
         budget = round(self.D * (self.largest / self.D) ** left**1.5)
-        by_worth = worth(self.model, *self.measured_by)
-        ranks = dict(zip(by_worth, shared_ranks(by_worth, budget, self.discount), strict=True))
+        by_worth = self.worth()
+        ranks = shared_ranks(by_worth, budget, self.discount)
+        ranks = dict(zip(by_worth, ranks, strict=True))
         for name, rank in ranks.items():
             self.model.get_layer(name).rank.assign(rank)
         self.ranks.append(ranks)
 
+    def worth(self):
+        """What the loss would feel of the loss of each singular value, {layer name: SVD}, by s².
 
-def worth(model, inputs, loss, samples):
-    """What the loss would feel of the loss of each singular value of the dynamic layers.
+        See `weigh`; C and Γ are those of the network as it is now, of its ranks now.
+        """
+        seen = moments.observe(self.model, list(self.spectra), *self.measured_by)
+        return {layer.name: weigh(layer.tracked(), *seen[layer.name]) for layer in self.dynamic()}
+
+
+def weigh(factors, C, Gamma):
+    """The SVD whose s² say what the loss would feel of dropping each of these singular values.
 
         worthᵢ = min_{j ≤ i} σⱼ² (uⱼᵀ C uⱼ) (vⱼᵀ Γ vⱼ)
 
     is twice the second-order change of the loss, ½ tr(Γ ΔWᵀ C ΔW), for ΔW = −σᵢ uᵢ vᵢᵀ: what the
     two-sided SVD measures, in the layer's own singular directions. The minimum makes it fall.
 
+    Args:
+        factors: helpers.svd.SVD, of rank D.
+        C: array (n_in, n_in), E[xᵀx] over the layer's inputs.
+        Gamma: array (n_out, n_out), E[gᵀg] over the loss's gradients in its outputs.
+
     Returns:
-        {layer name: helpers.svd.SVD}, of each layer's D leading directions, s² = worth.
+        helpers.svd.SVD, of the same vectors.
     """
-    dynamic = [layer for layer in model.layers if isinstance(layer, DynamicDense)]
-    seen = moments.observe(model, [layer.name for layer in dynamic], inputs, loss, samples)
-    return {layer.name: weigh(layer.tracked(), *seen[layer.name]) for layer in dynamic}
-
-
-def weigh(factors, C, Gamma):
-    """The SVD whose s² are the `worth` of these factors, by C (n_in, n_in) and Γ (n_out, n_out)."""
     U, s, Vt = factors
     felt = s**2 * np.sum(U * (C @ U), axis=0) * np.sum(Vt * (Vt @ Gamma), axis=1)
     return svd.SVD(U, np.sqrt(np.minimum.accumulate(felt)), Vt)
