@@ -1,0 +1,190 @@
+"""A page without a kernel: truncation at every D, in a browser.
+
+`python -m helpers.lab.page` measures truncations of the baseline, the plain one and the best that
+needs no training, and writes figures/truncation.html ($SVD_FIGURES names another folder): one file
+with a slider over D, which needs no network. It takes some minutes.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import string
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .. import PROJECT, compress, data, model, svd
+from ..progress import Line
+from ..ranks import shared_ranks
+from . import figures, parameters, store
+from .backend import keras
+from .files import write_whole
+
+NAME = "truncation.html"
+RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100, 200)
+LAYER = "hidden_3"  # whose matrix is shown
+EVERY = 8  # row and column of it: more would be finer than a phone shows, and 2 MB
+DIGITS = 12  # shown, at most, of those misread
+PLAIN, BEST = "plain", "layer by layer, shared ranks"
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def measure(network, untrained, digits, ranks=RANKS, layer=LAYER):
+    """What the page shows, ready to be written as JSON.
+
+    Args:
+        network: the trained baseline, (n, 784) → (n, 10) logits; not changed.
+        untrained: the network it was trained from.
+        digits: helpers.data.Data.
+        ranks: values of D, rising; the full rank, at which nothing is cut, is added to them.
+        layer: name of the layer whose matrix is shown.
+
+    Returns:
+        dict, of the uncut network, the matrix shown, and for each of the "methods" a list of its
+        cuts, one for each of "D". Pictures are data URIs. "misread" counts the test digits that
+        the uncut network reads right and the cut one does not; "digits" are the first of them, as
+        [index, label, what it is read as].
+    """
+    svds = compress.decompose(network)
+    W, shown = _kernel(network, layer), _part(svds[layer])
+    top = float(np.quantile(np.abs(W[shown]), 0.995))
+    before = _read(network, digits)
+
+    def about(cut, per_layer):
+        W_D, read = _kernel(cut, layer), _read(cut, digits)
+        wrong = np.flatnonzero((read != digits.y_test) & (before == digits.y_test))
+        return {
+            "ranks": per_layer,
+            "accuracy": float(np.mean(read == digits.y_test)),
+            "parameters": compress.kept_parameters(
+                network, dict(zip(svds, per_layer, strict=True))
+            ),
+            "s": _rounded(svd.decompose(W_D).s[: per_layer[list(svds).index(layer)]]),
+            "W_D": _colours(W_D[shown], top),
+            "rest": _colours((W - W_D)[shown], top),
+            "misread": len(wrong),
+            "digits": [[int(i), int(digits.y_test[i]), int(read[i])] for i in wrong[:DIGITS]],
+        }
+
+    full = [len(factors.s) for factors in svds.values()]
+    uncut = about(network, full)
+    methods = {
+        method: [about(*cut) for cut in cuts] + [uncut]
+        for method, cuts in _cuts(network, svds, digits.x_train, ranks).items()
+    }
+    indices = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
+    return {
+        "dataset": digits.name,
+        "D": [*ranks, max(full)],
+        "layer": layer,
+        "shape": list(W.shape),
+        "shown": [len(rows) for rows in (shown[0], shown[1][0])],
+        "s": _rounded(svds[layer].s),
+        "edge": _noise_edge(W, _kernel(untrained, layer)),
+        "W": _colours(W[shown], top),
+        "top": top,
+        "scale": _colours(np.linspace([-top], [top], 128).T, top),
+        "methods": methods,
+        "images": {int(i): _digit(digits.x_test[i]) for i in sorted(indices)},
+    }
+
+
+def _cuts(network, svds, inputs, ranks):
+    """{method: an iterator over its cut networks, each with one rank a layer}."""
+    sighted, line = {"inputs": inputs, "loss": LOSS}, Line()
+    by_loss = compress.decompose(network, **sighted)
+
+    def cut(method, shared, **given):
+        for D in ranks:
+            line.say(f"cutting {method}, D = {D}")
+            per_layer = shared_ranks(by_loss, D) if shared else [D] * len(svds)
+            yield compress.truncate(network, per_layer, **given), per_layer
+
+    return {PLAIN: cut(PLAIN, False, svds=svds), BEST: cut(BEST, True, **sighted)}
+
+
+def _kernel(network, layer):
+    return network.get_layer(layer).get_weights()[0]
+
+
+def _read(network, digits):
+    """What the network reads each test digit as, (n,)."""
+    return model.logits(network, digits.x_test).argmax(axis=1)
+
+
+def _part(factors):
+    """Some rows and columns, sorted by the leading singular vectors: what is regular shows."""
+    return np.ix_(np.argsort(factors.U[:, 0])[::EVERY], np.argsort(factors.Vt[0])[::EVERY])
+
+
+def _noise_edge(W, W_0):
+    """The edge of the noise that training started from, shrunk to what of it is left in W."""
+    left = np.vdot(W_0, W) / np.vdot(W_0, W_0)
+    return float(left * svd.noise_edge(W.shape, model.initial_std(len(W))))
+
+
+def _rounded(values):
+    """To four digits, which are more than a screen shows."""
+    return [float(f"{value:.4g}") for value in values]
+
+
+def _colours(matrix, top):
+    """A matrix as a picture: orange at −top, white at 0, purple at top, as in figures.matrices."""
+    return _picture(matrix, cmap="PuOr", vmin=-top, vmax=top)
+
+
+def _digit(image):
+    return _picture(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
+
+
+def _picture(matrix, **look):
+    """A data URI of a PNG, a pixel for each entry."""
+    content = io.BytesIO()
+    # No software version in the file: the same picture is the same bytes.
+    plt.imsave(content, matrix, format="png", metadata={"Software": None}, **look)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def write(measured, path):
+    """Write the page of what `measure` gave, and of what else says where that comes from, whole."""
+    text = json.dumps(measured, ensure_ascii=False, separators=(",", ":"))
+    page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        measured=text.replace("<", r"\u003c"),  # no text in it can end the script that holds it
+        plain=figures.style(PLAIN)["color"],
+        best=figures.style(BEST)["color"],
+    )
+    with write_whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def main(arguments=None):
+    """Measure and write; return 0, or 2 for a bad argument."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.lab.page", description=__doc__)
+    parser.add_argument("--D", nargs="+", type=int, default=RANKS, help="ranks")
+    parser.add_argument("--dataset", default="auto", help="auto, mnist, subset or an .npz file")
+    parser.add_argument("--epochs", type=int, default=15, help="passes over the training data")
+    parser.add_argument("--seed", type=int, default=0, help="of the baseline")
+    chosen = parser.parse_args(arguments)
+    dataset, epochs, seed = chosen.dataset, chosen.epochs, chosen.seed
+    try:
+        for D in chosen.D:
+            parameters.check(D, dataset, epochs, seed, results="")
+        digits = data.load(dataset)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    network = store.baseline(digits, epochs, seed).network
+    measured = measure(network, model.build(seed), digits, sorted(set(chosen.D)))
+    folder = Path(os.environ.get("SVD_FIGURES") or PROJECT / "figures")
+    write(measured | {"epochs": epochs, "seed": seed}, folder / NAME)
+    print(f"Written: {NAME} in {folder.name}/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
