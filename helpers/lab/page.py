@@ -16,6 +16,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image  # comes with matplotlib
 
 from .. import PROJECT, compress, data, model, svd
 from ..progress import Line
@@ -27,7 +28,8 @@ from .files import write_whole
 NAME = "truncation.html"
 RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100, 200)
 LAYER = "hidden_3"  # whose matrix is shown
-EVERY = 8  # row and column of it: more would be finer than a phone shows, and 2 MB
+EVERY = 8  # row and column of it: more would be finer than a phone shows
+LEVELS = 64  # of its colours: with more, noise takes up far more room
 DIGITS = 12  # shown, at most, of those misread
 PLAIN, BEST = "plain", "layer by layer, shared ranks"
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -135,18 +137,21 @@ def _rounded(values):
 
 def _colours(matrix, top):
     """A matrix as a picture: orange at −top, white at 0, purple at top, as in figures.matrices."""
-    return _picture(matrix, cmap="PuOr", vmin=-top, vmax=top)
+    colours = plt.get_cmap("PuOr", LEVELS)
+    index = np.floor(LEVELS * (matrix / top + 1) / 2).clip(0, LEVELS - 1)
+    picture = Image.fromarray(index.astype(np.uint8))
+    picture.putpalette(colours(np.arange(LEVELS), bytes=True)[:, :3].tobytes())
+    return _data_uri(picture)
 
 
 def _digit(image):
-    return _picture(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
+    """An image (784,) as a picture, black on white."""
+    return _data_uri(Image.fromarray(np.uint8(255 * (1 - image.reshape(28, 28)))))
 
 
-def _picture(matrix, **look):
-    """A data URI of a PNG, a pixel for each entry."""
+def _data_uri(picture):
     content = io.BytesIO()
-    # No software version in the file: the same picture is the same bytes.
-    plt.imsave(content, matrix, format="png", metadata={"Software": None}, **look)
+    picture.save(content, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
