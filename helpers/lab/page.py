@@ -27,16 +27,16 @@ from .files import write_whole
 
 NAME = "truncation.html"
 RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100, 200)
-LAYER = "hidden_3"  # whose matrix is shown
-EVERY = 8  # row and column of it: more would be finer than a phone shows
-LEVELS = 64  # of its colours: with more, noise takes up far more room
+LAYER = "hidden_1"  # whose matrix is shown: its columns are images
+UNITS = 4  # down and across, whose columns are shown
+LEVELS = 64  # of colour: with more, noise takes up far more room
 DIGITS = 12  # shown, at most, of those misread
 PLAIN, BEST = "plain", "layer by layer, shared ranks"
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def measure(network, untrained, digits, ranks=RANKS, layer=LAYER):
+def measure(network, untrained, digits, ranks=RANKS):
     """What the page shows, ready to be written as JSON.
 
     Args:
@@ -44,74 +44,67 @@ def measure(network, untrained, digits, ranks=RANKS, layer=LAYER):
         untrained: the network it was trained from.
         digits: helpers.data.Data.
         ranks: values of D, rising; the full rank, at which nothing is cut, is added to them.
-        layer: name of the layer whose matrix is shown.
 
     Returns:
-        dict, of the uncut network, the matrix shown, and for each of the "methods" a list of its
-        cuts, one for each of "D". Pictures are data URIs. "misread" counts the test digits that
-        the uncut network reads right and the cut one does not; "digits" are the first of them, as
-        [index, label, what it is read as].
+        dict of what there is to say of the first weight matrix, and for each of the "methods" a
+        list of its cuts, one for each of "D". Pictures are data URIs. "misread" counts the test
+        digits that the uncut network reads right and the cut one does not; "digits" are the first
+        of them, as [index, label, what it is read as].
     """
     svds = compress.decompose(network)
-    W, shown = _kernel(network, layer), _part(svds[layer])
-    top = float(np.quantile(np.abs(W[shown]), 0.995))
-    before = _read(network, digits)
+    W, right = _kernel(network), _read(network, digits) == digits.y_test
+    top = float(np.quantile(np.abs(W), 0.995))
 
-    def about(cut, per_layer):
-        W_D, read = _kernel(cut, layer), _read(cut, digits)
-        wrong = np.flatnonzero((read != digits.y_test) & (before == digits.y_test))
+    def look(cut, per_layer):
+        W_D, read = _kernel(cut), _read(cut, digits)
+        worse = np.flatnonzero(right & (read != digits.y_test))
+        by_name = dict(zip(svds, per_layer, strict=True))
         return {
             "ranks": per_layer,
             "accuracy": float(np.mean(read == digits.y_test)),
-            "parameters": compress.kept_parameters(
-                network, dict(zip(svds, per_layer, strict=True))
-            ),
-            "s": _rounded(svd.decompose(W_D).s[: per_layer[list(svds).index(layer)]]),
-            "W_D": _colours(W_D[shown], top),
-            "rest": _colours((W - W_D)[shown], top),
-            "misread": len(wrong),
-            "digits": [[int(i), int(digits.y_test[i]), int(read[i])] for i in wrong[:DIGITS]],
+            "parameters": compress.kept_parameters(network, by_name),
+            "s": _rounded(svd.decompose(W_D).s[: by_name[LAYER]]),
+            "W_D": _colours(_units(W_D), top),
+            "rest": _colours(_units(W - W_D), top),
+            "misread": len(worse),
+            "digits": [[int(i), int(digits.y_test[i]), int(read[i])] for i in worse[:DIGITS]],
         }
 
+    methods = {PLAIN: [], BEST: []}
+    for method, cut, per_layer in _cuts(network, svds, digits.x_train, ranks):
+        methods[method].append(look(cut, per_layer))
     full = [len(factors.s) for factors in svds.values()]
-    uncut = about(network, full)
-    methods = {
-        method: [about(*cut) for cut in cuts] + [uncut]
-        for method, cuts in _cuts(network, svds, digits.x_train, ranks).items()
-    }
-    indices = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
+    for cuts in methods.values():
+        cuts.append(look(network, full))
+    found = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
     return {
         "dataset": digits.name,
         "D": [*ranks, max(full)],
-        "layer": layer,
-        "shape": list(W.shape),
-        "shown": [len(rows) for rows in (shown[0], shown[1][0])],
-        "s": _rounded(svds[layer].s),
-        "edge": _noise_edge(W, _kernel(untrained, layer)),
-        "W": _colours(W[shown], top),
-        "top": top,
-        "scale": _colours(np.linspace([-top], [top], 128).T, top),
         "methods": methods,
-        "images": {int(i): _digit(digits.x_test[i]) for i in sorted(indices)},
+        "images": {str(i): _digit(digits.x_test[i]) for i in sorted(found)},
+        "shape": list(W.shape),
+        "units": UNITS**2,
+        "W": _colours(_units(W), top),
+        "top": top,
+        "scale": _colours(np.linspace(-top, top, 2 * LEVELS)[None], top),
+        "s": _rounded(svds[LAYER].s),
+        "edge": _noise_edge(W, _kernel(untrained)),
     }
 
 
 def _cuts(network, svds, inputs, ranks):
-    """{method: an iterator over its cut networks, each with one rank a layer}."""
+    """Yield for each D and method: the method, the cut network and its rank in each layer."""
     sighted, line = {"inputs": inputs, "loss": LOSS}, Line()
     by_loss = compress.decompose(network, **sighted)
-
-    def cut(method, shared, **given):
-        for D in ranks:
-            line.say(f"cutting {method}, D = {D}")
-            per_layer = shared_ranks(by_loss, D) if shared else [D] * len(svds)
-            yield compress.truncate(network, per_layer, **given), per_layer
-
-    return {PLAIN: cut(PLAIN, False, svds=svds), BEST: cut(BEST, True, **sighted)}
+    for D in ranks:
+        line.say(f"cutting to D = {D}")
+        yield PLAIN, compress.truncate(network, D, svds=svds), [D] * len(svds)
+        shared = shared_ranks(by_loss, D)
+        yield BEST, compress.truncate(network, shared, **sighted), shared
 
 
-def _kernel(network, layer):
-    return network.get_layer(layer).get_weights()[0]
+def _kernel(network):
+    return network.get_layer(LAYER).get_weights()[0]
 
 
 def _read(network, digits):
@@ -119,9 +112,11 @@ def _read(network, digits):
     return model.logits(network, digits.x_test).argmax(axis=1)
 
 
-def _part(factors):
-    """Some rows and columns, sorted by the leading singular vectors: what is regular shows."""
-    return np.ix_(np.argsort(factors.U[:, 0])[::EVERY], np.argsort(factors.Vt[0])[::EVERY])
+def _units(W):
+    """Some columns of W (784, n_out), evenly spread, as images side by side."""
+    columns = W[:, :: W.shape[1] // UNITS**2].reshape(28, 28, UNITS, UNITS)
+    apart = np.pad(columns, [(0, 1), (0, 1), (0, 0), (0, 0)])
+    return apart.transpose(2, 0, 3, 1).reshape(29 * UNITS, 29 * UNITS)
 
 
 def _noise_edge(W, W_0):
@@ -156,7 +151,7 @@ def _data_uri(picture):
 
 
 def write(measured, path):
-    """Write the page of what `measure` gave, and of what else says where that comes from, whole."""
+    """Write the page of what `measure` found, "epochs" and "seed" of its network added to it."""
     text = json.dumps(measured, ensure_ascii=False, separators=(",", ":"))
     page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         measured=text.replace("<", r"\u003c"),  # no text in it can end the script that holds it
