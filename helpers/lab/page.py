@@ -43,7 +43,7 @@ def measure(network, untrained, digits, ranks=RANKS):
         network: the trained baseline, (n, 784) → (n, 10) logits; not changed.
         untrained: the network it was trained from.
         digits: helpers.data.Data.
-        ranks: values of D, rising; the full rank, at which nothing is cut, is added to them.
+        ranks: values of D; of those at which nothing is cut, the full rank alone is shown.
 
     Returns:
         dict of what there is to say of the first weight matrix, and for each of the "methods" a
@@ -70,10 +70,11 @@ def measure(network, untrained, digits, ranks=RANKS):
             "digits": [[int(i), int(digits.y_test[i]), int(read[i])] for i in worse[:DIGITS]],
         }
 
+    full = [len(factors.s) for factors in svds.values()]
+    ranks = sorted(D for D in {*ranks} if D < max(full))
     methods = {PLAIN: [], BEST: []}
     for method, cut, per_layer in _cuts(network, svds, digits.x_train, ranks):
         methods[method].append(look(cut, per_layer))
-    full = [len(factors.s) for factors in svds.values()]
     for cuts in methods.values():
         cuts.append(look(network, full))
     found = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
@@ -179,7 +180,7 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 2
     network = store.baseline(digits, epochs, seed).network
-    measured = measure(network, model.build(seed), digits, sorted(set(chosen.D)))
+    measured = measure(network, model.build(seed), digits, chosen.D)
     folder = Path(os.environ.get("SVD_FIGURES") or PROJECT / "figures")
     write(measured | {"epochs": epochs, "seed": seed}, folder / NAME)
     print(f"Written: {NAME} in {folder.name}/")
