@@ -241,9 +241,13 @@ def test_arrow_keys_move_the_slider_and_numbers_follow(opened, browser):
     for i, D in enumerate(measured["D"]):
         text, found = dict((r[0], r[1:]) for r in table(browser, "numbers")), shows(browser)
         three = plain[i], best[i], plain[-1]
-        assert text["test accuracy"] == [f"{100 * cut['accuracy']:.2f} %" for cut in three]
+        assert text["test accuracy"] == [
+            f"{100 * cut['accuracy']:.2f}\N{NO-BREAK SPACE}%" for cut in three
+        ]
         assert text["parameters"] == [f"{cut['parameters']:,}" for cut in three]
-        assert text["bytes"] == [f"{4e-6 * cut['parameters']:.2f} MB" for cut in three]
+        assert text["bytes"] == [
+            f"{4e-6 * cut['parameters']:.2f}\N{NO-BREAK SPACE}MB" for cut in three
+        ]
         assert found["says"] == ("D = all" if three[0] is plain[-1] else f"D = {D}")
         assert found["value"].startswith(found["says"] + ", test accuracy")
         assert (found["W_D"], found["rest"]) == (plain[i]["W_D"], plain[i]["rest"])
@@ -274,7 +278,9 @@ def test_all_numbers_stand_in_a_table(opened, browser):
     _, *rows = table(browser, "all")
     for i, row in enumerate(rows):
         plain, best = (cuts[i] for cuts in measured["methods"].values())
-        assert row[1::2] == [f"{100 * cut['accuracy']:.2f} %" for cut in (plain, best)]
+        assert row[1::2] == [
+            f"{100 * cut['accuracy']:.2f}\N{NO-BREAK SPACE}%" for cut in (plain, best)
+        ]
         assert row[2::2] == [f"{cut['parameters']:,}" for cut in (plain, best)]
     assert len(rows) == len(measured["D"])
 
