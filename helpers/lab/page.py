@@ -1,0 +1,191 @@
+"""A page without a kernel: truncation at every D, in a browser.
+
+`python -m helpers.lab.page` measures truncations of the baseline, the plain one and the best that
+needs no training, and writes figures/truncation.html ($SVD_FIGURES names another folder): one file
+with a slider over D, which needs no network. It takes some minutes.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import string
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image  # comes with matplotlib
+
+from .. import PROJECT, compress, data, model, svd
+from ..progress import Line
+from ..ranks import shared_ranks
+from . import figures, parameters, store
+from .backend import keras
+from .files import write_whole
+
+NAME = "truncation.html"
+RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100, 200)
+LAYER = "hidden_1"  # whose matrix is shown: its columns are images
+UNITS = 4  # down and across, whose columns are shown
+LEVELS = 64  # of colour: with more, noise takes up far more room
+DIGITS = 12  # shown, at most, of those misread
+PLAIN, BEST = "plain", "layer by layer, shared ranks"
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def measure(network, untrained, digits, ranks=RANKS):
+    """What the page shows, ready to be written as JSON.
+
+    Args:
+        network: the trained baseline, (n, 784) → (n, 10) logits; not changed.
+        untrained: the network it was trained from.
+        digits: helpers.data.Data.
+        ranks: values of D; of those at which nothing is cut, the full rank alone is shown.
+
+    Returns:
+        dict of what there is to say of the first weight matrix, and for each of the "methods" a
+        list of its cuts, one for each of "D". Pictures are data URIs. "misread" counts the test
+        digits that the uncut network reads right and the cut one does not; "digits" are the first
+        of them, as [index, label, what it is read as].
+    """
+    svds = compress.decompose(network)
+    W, right = _kernel(network), _read(network, digits) == digits.y_test
+    top = float(np.quantile(np.abs(W), 0.995))
+
+    def look(cut, per_layer):
+        W_D, read = _kernel(cut), _read(cut, digits)
+        worse = np.flatnonzero(right & (read != digits.y_test))
+        by_name = dict(zip(svds, per_layer, strict=True))
+        return {
+            "ranks": per_layer,
+            "accuracy": float(np.mean(read == digits.y_test)),
+            "parameters": compress.kept_parameters(network, by_name),
+            "s": _rounded(svd.decompose(W_D).s[: by_name[LAYER]]),
+            "W_D": _colours(_units(W_D), top),
+            "rest": _colours(_units(W - W_D), top),
+            "misread": len(worse),
+            "digits": [[int(i), int(digits.y_test[i]), int(read[i])] for i in worse[:DIGITS]],
+        }
+
+    full = [len(factors.s) for factors in svds.values()]
+    ranks = sorted(D for D in {*ranks} if D < max(full))
+    methods = {PLAIN: [], BEST: []}
+    for method, cut, per_layer in _cuts(network, svds, digits.x_train, ranks):
+        methods[method].append(look(cut, per_layer))
+    for cuts in methods.values():
+        cuts.append(look(network, full))
+    found = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
+    return {
+        "dataset": digits.name,
+        "D": [*ranks, max(full)],
+        "methods": methods,
+        "images": {str(i): _digit(digits.x_test[i]) for i in sorted(found)},
+        "shape": list(W.shape),
+        "units": UNITS**2,
+        "W": _colours(_units(W), top),
+        "top": top,
+        "scale": _colours(np.linspace(-top, top, 2 * LEVELS)[None], top),
+        "s": _rounded(svds[LAYER].s),
+        "edge": _noise_edge(W, _kernel(untrained)),
+    }
+
+
+def _cuts(network, svds, inputs, ranks):
+    """Yield for each D and method: the method, the cut network and its rank in each layer."""
+    sighted, line = {"inputs": inputs, "loss": LOSS}, Line()
+    by_loss = compress.decompose(network, **sighted)
+    for D in ranks:
+        line.say(f"cutting to D = {D}")
+        yield PLAIN, compress.truncate(network, D, svds=svds), [D] * len(svds)
+        shared = shared_ranks(by_loss, D)
+        yield BEST, compress.truncate(network, shared, **sighted), shared
+
+
+def _kernel(network):
+    return network.get_layer(LAYER).get_weights()[0]
+
+
+def _read(network, digits):
+    """What the network reads each test digit as, (n,)."""
+    return model.logits(network, digits.x_test).argmax(axis=1)
+
+
+def _units(W):
+    """Some columns of W (784, n_out), evenly spread, as images side by side."""
+    columns = W[:, :: W.shape[1] // UNITS**2].reshape(28, 28, UNITS, UNITS)
+    apart = np.pad(columns, [(0, 1), (0, 1), (0, 0), (0, 0)])
+    return apart.transpose(2, 0, 3, 1).reshape(29 * UNITS, 29 * UNITS)
+
+
+def _noise_edge(W, W_0):
+    """The edge of the noise that training started from, shrunk to what of it is left in W."""
+    left = np.vdot(W_0, W) / np.vdot(W_0, W_0)
+    return float(left * svd.noise_edge(W.shape, model.initial_std(len(W))))
+
+
+def _rounded(values):
+    """To four digits, which are more than a screen shows."""
+    return [float(f"{value:.4g}") for value in values]
+
+
+def _colours(matrix, top):
+    """A matrix as a picture: orange at −top, white at 0, purple at top, as in figures.matrices."""
+    colours = plt.get_cmap("PuOr", LEVELS)
+    index = np.floor(LEVELS * (matrix / top + 1) / 2).clip(0, LEVELS - 1)
+    picture = Image.fromarray(index.astype(np.uint8))
+    picture.putpalette(colours(np.arange(LEVELS), bytes=True)[:, :3].tobytes())
+    return _data_uri(picture)
+
+
+def _digit(image):
+    """An image (784,) as a picture, black on white."""
+    return _data_uri(Image.fromarray(np.uint8(255 * (1 - image.reshape(28, 28)))))
+
+
+def _data_uri(picture):
+    content = io.BytesIO()
+    picture.save(content, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def write(measured, path):
+    """Write the page of what `measure` found, "epochs" and "seed" of its network added to it."""
+    text = json.dumps(measured, ensure_ascii=False, separators=(",", ":"))
+    page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        measured=text.replace("<", r"\u003c"),  # no text in it can end the script that holds it
+        plain=figures.style(PLAIN)["color"],
+        best=figures.style(BEST)["color"],
+    )
+    with write_whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def main(arguments=None):
+    """Measure and write; return 0, or 2 for a bad argument."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.lab.page", description=__doc__)
+    parser.add_argument("--D", nargs="+", type=int, default=RANKS, help="ranks")
+    parser.add_argument("--dataset", default="auto", help="auto, mnist, subset or an .npz file")
+    parser.add_argument("--epochs", type=int, default=15, help="passes over the training data")
+    parser.add_argument("--seed", type=int, default=0, help="of the baseline")
+    chosen = parser.parse_args(arguments)
+    dataset, epochs, seed = chosen.dataset, chosen.epochs, chosen.seed
+    try:
+        for D in chosen.D:
+            parameters.check(D, dataset, epochs, seed, results="")
+        digits = data.load(dataset)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    network = store.baseline(digits, epochs, seed).network
+    measured = measure(network, model.build(seed), digits, chosen.D)
+    folder = Path(os.environ.get("SVD_FIGURES") or PROJECT / "figures")
+    write(measured | {"epochs": epochs, "seed": seed}, folder / NAME)
+    print(f"Written: {NAME} in {folder.name}/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
