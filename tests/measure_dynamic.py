@@ -46,7 +46,7 @@ def tapered(network, digits, D):
         name: svd.SVD(f.U, np.sqrt(0.7**layer / np.arange(1, len(f.s) + 1)), f.Vt)
         for layer, (name, f) in enumerate(compress.decompose(network).items())
     }
-    return compress.dynamic(network, ranks.shared_ranks(flat, D)), layers.Refresh(D)
+    return compress.dynamic(network, ranks.shared_ranks(flat, D, discount=1)), layers.Refresh(D)
 
 
 def shrinking(network, digits, D):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import svd
-from helpers.ranks import shared_ranks, tapered_ranks
+from helpers.ranks import shared_ranks
 
 
 @given(st.integers(0, 99), st.integers(1, 8))
@@ -17,7 +17,7 @@ def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D):
         name: svd.decompose(rng.normal(size=shape) * np.geomspace(1, 1e-2, shape[1]))
         for name, shape in shapes.items()
     }
-    ranks = shared_ranks(svds, D)
+    ranks = shared_ranks(svds, D, discount=1)
 
     def price(ranks):
         return sum(sum(shape) * r for shape, r in zip(shapes.values(), ranks, strict=True))
@@ -34,25 +34,24 @@ def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D):
     assert best <= step * (1 + 1e-9)
 
 
-@given(st.integers(1, 9), st.integers(-9, 4).filter(bool))
-def test_tapered_ranks_are_those_of_the_largest_scale_that_finds_room(D, power):
-    ratio = float(np.exp(power / 7))  # irrational: no two layers are due a rank at one scale
-    shapes = {"a": (60, 70), "b": (70, 90), "c": (90, 65)}
-    svds = {name: svd.decompose(np.ones(shape)) for name, shape in shapes.items()}
+def test_a_discount_takes_from_the_later_layers():
+    same = {name: svd.decompose(np.diag(np.geomspace(1, 1e-3, 30))) for name in "abc"}
+    assert shared_ranks(same, 8, discount=1) == [8, 8, 8]
+    ranks = shared_ranks(same, 8, discount=0.3)
+    assert ranks == sorted(ranks, reverse=True) and ranks[0] > ranks[2]
+    assert sum(ranks) <= 24
+    # Discounted by γ, layer l is what a layer of s² γˡ would be.
+    scaled = {
+        name: svd.SVD(f.U, f.s * 0.3 ** (layer / 2), f.Vt)
+        for layer, (name, f) in enumerate(same.items())
+    }
+    assert shared_ranks(scaled, 8, discount=1) == ranks
 
-    def price(ranks):
-        return sum(sum(shape) * r for shape, r in zip(shapes.values(), ranks, strict=True))
 
-    scales = np.array([ratio**i for i in range(3)])
-    tried = np.sort(np.concatenate([np.arange(1, 61) / scale for scale in scales])) * (1 + 1e-12)
-    ranks = [np.clip(np.floor(c * scales), 1, 60).astype(int).tolist() for c in tried]
-    assert tapered_ranks(svds, D, ratio) == [r for r in ranks if price(r) <= price([D] * 3)][-1]
-
-
-@pytest.mark.parametrize("ratio", [0, -1, float("nan")])
-def test_a_ratio_that_is_none_is_one_sentence(ratio):
-    with pytest.raises(ValueError, match=r"^the ratio must be above 0, not .*\.$"):
-        tapered_ranks({}, 2, ratio)
+@pytest.mark.parametrize("discount", [0, -1, float("nan"), float("inf"), "half"])
+def test_a_discount_that_is_none_is_one_sentence(discount):
+    with pytest.raises(ValueError, match=r"^the discount must be a number above 0, not .*\.$"):
+        shared_ranks({}, 2, discount)
 
 
 def test_of_equal_spectra_the_cheaper_layer_gets_the_rank():
