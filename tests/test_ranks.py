@@ -38,7 +38,8 @@ def test_a_discount_takes_from_the_later_layers():
     same = {name: svd.decompose(np.diag(np.geomspace(1, 1e-3, 30))) for name in "abc"}
     assert shared_ranks(same, 8, discount=1) == [8, 8, 8]
     ranks = shared_ranks(same, 8, discount=0.3)
-    assert ranks == sorted(ranks, reverse=True) and ranks[0] > ranks[2]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[0] > ranks[2]
     assert sum(ranks) <= 24
     # Discounted by γ, layer l is what a layer of s² γˡ would be.
     scaled = {
