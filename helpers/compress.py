@@ -6,6 +6,7 @@ from . import moments, svd
 from .lab.backend import keras
 from .layers import DynamicDense
 from .networks import graph, kinds
+from .networks.report import report as report
 from .ranks import per_layer
 
 
@@ -46,15 +47,11 @@ def decompose(model, layers=None, inputs=None, loss=None, samples=moments.SAMPLE
         {layer name: helpers.svd.SVD}.
 
     Raises:
-        ValueError: a name is not that of a layer that can be compressed, inputs do not fit the model
-            or are too few, or the loss is none that Γ can be taken from.
+        ValueError: a name is not that of a layer that can be compressed, inputs do not fit it or
+            are too few, or the loss is none that Γ can be taken from.
     """
     chosen = _chosen(model, layers)
-    if inputs is None:
-        _no_loss_without_inputs(loss)
-        return {name: kind.decompose() for name, kind in chosen.items()}
-    seen = moments.observe(model, list(chosen), inputs, loss, samples)
-    return {name: svd.decompose(kind.matrix(), *seen[name]) for name, kind in chosen.items()}
+    return _decompose(chosen, _observe(model, chosen, inputs, loss, samples))
 
 
 def truncate(model, D, layers=None, svds=None, inputs=None, loss=None, samples=moments.SAMPLES):
@@ -156,6 +153,33 @@ def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="su
     return graph.copy(model, {name: _dynamic(cut, **own) for name, cut in cuts.items()})
 
 
+def cutter(model, layers=None, inputs=None, loss=None, samples=moments.SAMPLES):
+    """What it takes to try many ranks on one model: what its layers see is measured once.
+
+    Args:
+        model, layers, inputs, loss, samples: as for `decompose`.
+
+    Returns:
+        SVDs as from `decompose`, and a function {layer name: D} → network as from `factorize`,
+        layer after layer if there are inputs.
+
+    Raises:
+        ValueError: as `decompose`.
+    """
+    chosen = _chosen(model, layers)
+    seen = _observe(model, chosen, inputs, loss, samples)
+    svds = _decompose(chosen, seen)
+
+    def cut(ranks):
+        if seen is None:
+            return factorize(model, ranks, svds=svds)
+        some = {name: chosen[name] for name in ranks}
+        cuts = _layer_after_layer(model, some, ranks, seen, inputs, samples)
+        return graph.copy(model, {name: _pair(cut, False) for name, cut in cuts.items()})
+
+    return svds, cut
+
+
 def kept_parameters(model, ranks):
     """Parameters of `model` when each named layer is stored at its rank, in its smaller form.
 
@@ -196,19 +220,34 @@ def _cuts(model, D, layers, svds, inputs=None, loss=None, samples=None):
         layers = list(svds)
     chosen = _chosen(model, layers)
     ranks = per_layer(list(chosen), D)
-    if inputs is not None:
-        return _layer_after_layer(model, chosen, ranks, inputs, loss, samples)
-    _no_loss_without_inputs(loss)
+    seen = _observe(model, chosen, inputs, loss, samples)
+    if seen is not None:
+        return _layer_after_layer(model, chosen, ranks, seen, inputs, samples)
     if svds is None:
-        svds = decompose(model, list(ranks))
+        svds = _decompose(chosen, seen)
     if missing := [name for name in ranks if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
     return {n: _Cut(kind, svds[n], ranks[n], kind.bias) for n, kind in chosen.items()}
 
 
-def _layer_after_layer(model, chosen, ranks, inputs, loss, samples):
+def _observe(model, chosen, inputs, loss, samples):
+    """Moments of the chosen layers, or None without inputs."""
+    if inputs is None:
+        if loss is not None:
+            raise ValueError("a loss says what the layers feel only with inputs: give both.")
+        return None
+    return moments.observe(model, list(chosen), inputs, loss, samples)
+
+
+def _decompose(chosen, seen):
+    """One SVD per layer, weighted by what was seen of it, if anything."""
+    if seen is None:
+        return {name: kind.decompose() for name, kind in chosen.items()}
+    return {name: svd.decompose(kind.matrix(), *seen[name]) for name, kind in chosen.items()}
+
+
+def _layer_after_layer(model, chosen, ranks, seen, inputs, samples):
     """Cuts of which each knows what the cuts before it have done to its inputs."""
-    seen = moments.observe(model, list(ranks), inputs, loss, samples)
     uncut, becoming = (graph.watched(model, chosen) for _ in range(2))
     cuts = {}
     for name in (name for name in graph.leaves(model) if name in chosen):
@@ -261,8 +300,3 @@ def _chosen(model, names):
             f"{unknown} cannot be compressed ({'; '.join(reasons)}); these can: {list(able)}."
         )
     return {name: kinds.of(able[name]) for name in names}
-
-
-def _no_loss_without_inputs(loss):
-    if loss is not None:
-        raise ValueError("a loss says what the layers feel only with inputs: give both.")

@@ -1,5 +1,6 @@
 """What does each layer see, and what does the loss feel in it?"""
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -143,10 +144,8 @@ def _seen(probe, batch, parts, tape=None):
 def _up_to(probe, parts, name):
     """A watched model up to one of its layers, or all of it where that stands in several places."""
     if "/" not in name:
-        try:
+        with contextlib.suppress(AttributeError):  # it has several outputs
             probe = keras.Model(probe.inputs, parts[name][2].output)
-        except AttributeError:
-            pass
     return probe, {name: parts[name]}
 
 
@@ -166,7 +165,7 @@ def _chosen(model, inputs, samples):
 
 
 def _batches(arrays, doing, probe, parts):
-    """Batches of the arrays, small enough to keep all, with a line of progress if they take long."""
+    """Batches of the arrays, which fit in memory, with a line of progress if they take long."""
     line, n = Line(after=QUIET), len(arrays[0])
     _, _, zs = _seen(probe, [tf.constant(array[:1]) for array in arrays], parts)
     # A row of x and one of z are as many numbers as a singular value takes multiply-adds.

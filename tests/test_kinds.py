@@ -1,5 +1,7 @@
 """Every kind of layer: as a matrix, as two factors, left alone with a reason; nested models."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from helpers import compress, moments, svd
 from helpers.lab import cost
 from helpers.lab.backend import keras, tf
 from helpers.networks import graph, kinds
+
+from .zoo import LOSS, MODELS, NAMES, inputs, matches, resnet, text
 
 L = keras.layers
 ACTIVATIONS = st.sampled_from(["relu", "tanh", "linear", "gelu"])
@@ -26,7 +30,8 @@ def ends(activation, use_bias):
 @st.composite
 def conv1d(draw):
     strides, dilation = draw(st.sampled_from([(1, 1), (2, 1), (3, 1), (1, 2)]))
-    layer = L.Conv1D(
+    make = partial(
+        L.Conv1D,
         draw(st.integers(1, 7)),
         draw(st.integers(1, 3)),
         strides=strides,
@@ -34,14 +39,15 @@ def conv1d(draw):
         padding=draw(st.sampled_from(["valid", "same", "causal"])),
         **ends(draw(ACTIVATIONS), draw(st.booleans())),
     )
-    return layer, normal(4, 9, draw(st.integers(1, 4)))
+    return make, normal(4, 9, draw(st.integers(1, 4)))
 
 
 @st.composite
 def conv2d(draw):
     strides, dilation = draw(st.sampled_from([(1, 1), (2, 1), ((1, 2), 1), (1, 2), (1, (2, 1))]))
     data_format, channels = draw(FORMATS), draw(st.integers(1, 4))
-    layer = L.Conv2D(
+    make = partial(
+        L.Conv2D,
         draw(st.integers(1, 7)),
         draw(st.sampled_from([1, 2, 3, (3, 1), (2, 3)])),
         strides=strides,
@@ -51,20 +57,20 @@ def conv2d(draw):
         **ends(draw(ACTIVATIONS), draw(st.booleans())),
     )
     shape = (8, 7, channels) if data_format == "channels_last" else (channels, 8, 7)
-    return layer, normal(3, *shape)
+    return make, normal(3, *shape)
 
 
 @st.composite
 def dense(draw):
-    layer = L.Dense(draw(st.integers(1, 9)), **ends(draw(ACTIVATIONS), draw(st.booleans())))
-    return layer, normal(*draw(st.sampled_from([(6,), (4, 3), (3, 2, 2)])), draw(st.integers(1, 9)))
+    make = partial(L.Dense, draw(st.integers(1, 9)), **ends(draw(ACTIVATIONS), draw(st.booleans())))
+    return make, normal(*draw(st.sampled_from([(6,), (4, 3), (3, 2, 2)])), draw(st.integers(1, 9)))
 
 
 @st.composite
 def embedding(draw):
     tokens, width = draw(st.integers(1, 12)), draw(st.integers(1, 9))
-    layer = L.Embedding(tokens, width, mask_zero=draw(st.booleans()))
-    return layer, np.random.default_rng(0).integers(0, tokens, (5, 6))
+    make = partial(L.Embedding, tokens, width, mask_zero=draw(st.booleans()))
+    return make, np.random.default_rng(0).integers(0, tokens, (5, 6))
 
 
 EINSUMS = [  # equation, sizes of the outputs, axes of the bias, shape of an input
@@ -86,14 +92,15 @@ EINSUMS = [  # equation, sizes of the outputs, axes of the bias, shape of an inp
 @st.composite
 def einsum(draw):
     equation, sizes, bias_axes, shape = draw(st.sampled_from(EINSUMS))
-    layer = L.EinsumDense(
+    make = partial(
+        L.EinsumDense,
         equation,
         sizes,
         bias_axes=bias_axes,
         activation=draw(ACTIVATIONS),
         bias_initializer="normal",
     )
-    return layer, normal(5, *shape)
+    return make, normal(5, *shape)
 
 
 EVERY = st.one_of(dense(), conv1d(), conv2d(), embedding(), einsum())
@@ -105,16 +112,10 @@ def alone(layer, x):
     return keras.Model(start, layer(start))
 
 
-def matches(ours, theirs, tolerance=1e-4):
-    for a, b in zip(keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True):
-        assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, atol=tolerance * max(1, np.abs(b).max()))
-
-
 @settings(max_examples=100)
 @given(EVERY)
 def test_every_kind_is_a_product_of_rows_with_a_matrix(case):
-    layer, x = case
+    layer, x = case[0](), case[1]
     z = alone(layer, x)(x)
     kind = kinds.of(layer)
     assert kind.refusal == ""
@@ -131,7 +132,7 @@ def test_every_kind_is_a_product_of_rows_with_a_matrix(case):
 def test_factors_give_what_the_truncated_layer_gives_and_full_rank_what_the_layer_gives(
     case, D, balanced
 ):
-    layer, x = case
+    layer, x = case[0](), case[1]
     model = alone(layer, x)
     path = layer.name
     full = compress.truncate(model, 99, [path])
@@ -152,7 +153,7 @@ def test_factors_give_what_the_truncated_layer_gives_and_full_rank_what_the_laye
 @settings(max_examples=40)
 @given(EVERY)
 def test_moments_are_those_of_the_rows(case):
-    layer, x = case
+    layer, x = case[0](), case[1]
     kind, model = kinds.of(layer), alone(layer, x)
     rows = kind.rows(tf.constant(x)).astype(float)
     if isinstance(layer, L.Embedding) and layer.mask_zero:
@@ -162,85 +163,6 @@ def test_moments_are_those_of_the_rows(case):
     C = moments.observe(model, [layer.name], x)[layer.name].C
     expected = rows.T @ rows / len(rows)
     np.testing.assert_allclose(np.diag(C) if C.ndim == 1 else C, expected, atol=1e-5)
-
-
-def lenet(data_format="channels_last"):
-    shape = (28, 28, 1) if data_format == "channels_last" else (1, 28, 28)
-    options = {"activation": "relu", "data_format": data_format}
-    return keras.Sequential(
-        [
-            keras.Input(shape),
-            L.Conv2D(6, 5, name="conv_1", **options),
-            L.MaxPooling2D(data_format=data_format),
-            L.Conv2D(8, 5, name="conv_2", **options),
-            L.MaxPooling2D(data_format=data_format),
-            L.Flatten(),
-            L.Dense(30, "relu", name="fc"),
-            L.Dense(10, name="out"),
-        ],
-        name="lenet",
-    )
-
-
-def block(channels, width, name):
-    """Two convolutions around which the input is led."""
-    x = keras.Input((14, 14, channels))
-    y = L.Conv2D(width, 3, padding="same", use_bias=False, name="conv_1")(x)
-    y = L.ReLU()(L.BatchNormalization(name="norm")(y))
-    y = L.Conv2D(width, 3, padding="same", name="conv_2")(y)
-    around = L.Conv2D(width, 1, name="around")(x)
-    return keras.Model(x, L.ReLU()(L.Add()([y, around])), name=name)
-
-
-def resnet():
-    """Blocks in a backbone in a model: two levels deep."""
-    image = keras.Input((28, 28, 1), name="image")
-    stem = L.Conv2D(6, 3, strides=2, padding="same", name="stem")(image)
-    features = block(8, 8, "block_2")(block(6, 8, "block_1")(stem))
-    backbone = keras.Model(image, L.GlobalAveragePooling2D()(features), name="backbone")
-    head = [L.Dropout(0.1), L.Dense(20, "relu", name="fc"), L.Dense(10, name="out")]
-    return keras.Sequential([keras.Input((28, 28, 1)), backbone, *head], name="resnet")
-
-
-def text():
-    tokens = keras.Input((12,), dtype="int32")
-    x = L.Embedding(40, 10, mask_zero=True, name="words")(tokens)
-    x = L.Conv1D(9, 3, padding="same", activation="relu", name="ngrams")(x)
-    x = L.Dense(8, "relu", name="fc")(L.GlobalAveragePooling1D()(x))
-    return keras.Model(tokens, L.Dense(10, name="out")(x), name="text")
-
-
-def transformer():
-    tokens = keras.Input((12,), dtype="int32")
-    x = L.Embedding(40, 10, name="words")(tokens)
-    y = L.MultiHeadAttention(2, 5, name="attention")(x, x)
-    x = L.LayerNormalization(name="norm")(x + y)
-    y = L.Dense(24, "gelu", name="wide")(x)
-    y = L.EinsumDense("abc,cd->abd", (12, 10), bias_axes="d", name="narrow")(y)
-    x = L.GlobalAveragePooling1D()(L.Add()([x, y]))
-    return keras.Model(tokens, L.Dense(10, name="out")(x), name="transformer")
-
-
-MODELS = {"lenet": lenet, "resnet": resnet, "text": text, "transformer": transformer}
-BLOCK = ["conv_1", "around", "conv_2"]
-NAMES = {
-    "lenet": {"conv_1", "conv_2", "fc"},
-    "resnet": {"backbone/stem", "fc"}
-    | {f"backbone/block_{i}/{name}" for i in (1, 2) for name in BLOCK},
-    "text": {"words", "ngrams", "fc"},
-    "transformer": {"words", "wide", "narrow"},
-}
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def inputs(model, n=120):
-    """Random images with structure, or tokens, of which few are common."""
-    rng = np.random.default_rng(0)
-    if model.inputs[0].dtype == "int32":
-        return np.minimum(rng.geometric(0.1, (n, 12)), 39).astype("int32")
-    shape = tuple(model.inputs[0].shape[1:])
-    mixed = rng.normal(size=(n, 20)) @ rng.normal(size=(20, np.prod(shape)))
-    return mixed.reshape(n, *shape).astype("float32")
 
 
 @pytest.fixture(params=MODELS)
@@ -253,7 +175,7 @@ def test_layers_are_found_in_nested_models_and_outputs_left_alone(model):
     assert "out" in graph.compressible(model)
 
 
-@pytest.mark.parametrize("loss", [None, LOGITS := LOSS], ids=["whitened", "two-sided"])
+@pytest.mark.parametrize("loss", [None, LOSS], ids=["whitened", "two-sided"])
 def test_full_rank_is_the_model_and_factorized_is_truncated(model, loss):
     x = inputs(model)
     weighted = compress.decompose(model, inputs=x, loss=loss)
@@ -306,3 +228,182 @@ def test_layer_after_layer_sees_into_nested_models_and_is_better():
     assert error(by_layer) < error(
         compress.factorize(model, 4, svds=compress.decompose(model, names, inputs=x))
     )
+
+
+def test_padding_that_is_masked_stays_so():
+    model = text()
+    x = inputs(model)
+    unpadded = np.where(x == 0, 1, x)
+    assert not np.allclose(model(x), model(unpadded))
+    small = compress.factorize(model, 3)
+    x[:, 6:] = 0
+    short = compress.factorize(model, 3)(x)
+    matches(short, small(x))
+    counts = moments.observe(model, ["words"], x)["words"].C
+    assert counts[0] == 0
+    assert counts.sum() == pytest.approx(1)
+
+
+def test_what_stands_in_several_places_is_one_in_the_copy():
+    """A layer used by two models, and a model used twice."""
+    shared = L.Dense(8, "tanh", name="shared")
+    start = keras.Input((8,))
+    twice = keras.Model(start, shared(L.Dense(8, name="own")(start)), name="twice")
+    a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
+    joined = L.Concatenate()([twice(a), twice(b), shared(a)])
+    model = keras.Model({"a": a, "b": b}, {"y": L.Dense(3, name="out")(joined)})
+    assert compress.hidden_layers(model) in (["twice/own", "twice/shared"], ["twice/own", "shared"])
+    x = {"a": normal(50, 8), "b": normal(50, 8) + 1}
+    for arguments in ({}, {"inputs": x}):
+        small = compress.factorize(model, 2, **arguments)
+        matches(small(x), compress.truncate(model, 2, **arguments)(x))
+        assert small.count_params() == model.count_params() - 2 * (64 - 2 * 16)
+    matches(compress.truncate(model, 8, inputs=x)(x), model(x), 1e-3)
+    rows = np.concatenate([x["a"], x["b"]])
+    C = moments.observe(model, ["twice/own"], x)["twice/own"].C
+    np.testing.assert_allclose(C, rows.T @ rows / 100, atol=1e-5)
+    adds = graph.multiply_adds(model)
+    assert sorted(adds.values()) == sorted([2 * 64, 3 * 64, 24 * 3])
+
+
+def test_what_the_loss_feels_is_the_sum_over_the_positions_of_an_image():
+    """Of the squared error to outputs with noise of variance 1, the identity at each position."""
+    start = keras.Input((5, 4, 2))
+    model = keras.Model(start, L.Conv2D(3, (2, 1), name="conv")(start))
+    model.trainable = False  # the loss feels what is frozen, too
+    Gamma = moments.observe(model, ["conv"], normal(4000, 5, 4, 2), "mse")["conv"].Gamma
+    np.testing.assert_allclose(Gamma, 16 * np.eye(3), atol=0.5)
+
+
+def test_a_diagonal_stands_for_the_matrix():
+    W, C, Gamma = normal(6, 4), np.array([0, 1, 2, 3, 4, 5.0]), np.diag([1, 2, 3, 4.0])
+    for weights in ((), (Gamma,)):
+        ours, whole = svd.decompose(W, C, *weights), svd.decompose(W, np.diag(C), *weights)
+        np.testing.assert_allclose(ours.s, whole.s)
+        np.testing.assert_allclose(svd.truncate(ours, 2), svd.truncate(whole, 2), atol=1e-9)
+    with pytest.raises(ValueError, match="C must be"):
+        svd.decompose(W, np.ones(5))
+
+
+class Doubled(L.Dense):
+    def call(self, x):
+        return 2 * super().call(x)
+
+
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+class Odd(keras.Model):
+    """Made as a functional model is, it computes something else."""
+
+    def call(self, x):
+        return 2 * super().call(x)
+
+
+def quantized():
+    layer = L.Dense(4)
+    layer.build((None, 4))
+    layer.quantize("int8")
+    return layer
+
+
+def with_lora():
+    layer = L.Dense(4)
+    layer.build((None, 4))
+    layer.enable_lora(2)
+    return layer
+
+
+PIXELS, VECTORS = (6, 6, 4), (5, 4)
+ALONE = {
+    "grouped": (lambda: L.Conv2D(4, 3, groups=2), PIXELS),
+    "depthwise": (lambda: L.DepthwiseConv2D(3), PIXELS),
+    "separable": (lambda: L.SeparableConv2D(4, 3), PIXELS),
+    "no kind of layer": (lambda: L.Conv2DTranspose(4, 3), PIXELS),
+    "recurrent": (lambda: L.LSTM(3), VECTORS),
+    "a wrapper": (lambda: L.TimeDistributed(L.Dense(3)), VECTORS),
+    "a subclass, with a call": (lambda: Doubled(4), (4,)),
+    "subclassed model": (Net, (4,)),
+    "quantized": (quantized, (4,)),
+    "LoRA": (with_lora, (4,)),
+    "no product": (lambda: L.EinsumDense("abc,bcd->abd", (5, 6)), VECTORS),
+    "not one number per output": (
+        lambda: L.EinsumDense("abc,cd->abd", (5, 4), bias_axes="bd"),
+        VECTORS,
+    ),
+    "no matrix": (L.LayerNormalization, (4,)),
+}
+
+
+@pytest.mark.parametrize("reason", ALONE)
+def test_what_cannot_be_compressed_is_left_alone_and_says_why(reason):
+    make, shape = ALONE[reason]
+    layer, start = make(), keras.Input(shape)
+    hidden = L.Flatten()(layer(start))
+    model = keras.Model(start, L.Dense(2, name="out")(L.Dense(9, name="fc")(hidden)))
+    x = normal(20, *shape)
+    assert compress.hidden_layers(model) == ["fc"]
+    assert reason in graph.why_not(model, layer.name)
+    with pytest.raises(ValueError, match=f"cannot be compressed .{layer.name}: .*{reason}"):
+        compress.factorize(model, 1, [layer.name])
+    matches(compress.truncate(model, 99)(x), model(x))
+
+
+def test_attention_is_left_alone():
+    assert "attention" in graph.why_not(MODELS["transformer"](), "attention")
+
+
+def test_a_model_that_computes_something_else_than_its_graph_is_refused():
+    start = keras.Input((4,))
+    odd = Odd(start, L.Dense(3)(start))
+    with pytest.raises(ValueError, match="Sequential or functional"):
+        compress.factorize(odd, 1)
+    assert "subclassed" in graph.why_not(keras.Sequential([start, odd]), odd.name)
+
+
+def test_dynamic_is_for_dense_layers_and_says_so():
+    model = resnet()
+    dynamic = compress.dynamic(model, 3)
+    kinds_of = {path: type(layer).__name__ for path, layer in graph.leaves(dynamic).items()}
+    assert [path for path, kind in kinds_of.items() if kind == "DynamicDense"] == ["fc"]
+    x = inputs(model, 10)
+    matches(compress.factorize(dynamic, 3, ["fc"])(x), compress.truncate(model, 3, ["fc"])(x))
+    with pytest.raises(ValueError, match=r"dynamic layers are Dense.*backbone/stem"):
+        compress.dynamic(model, 3, ["fc", "backbone/stem"])
+
+
+def test_ranks_can_be_given_by_name():
+    model = resnet()
+    ranks = {"fc": 3, "backbone/block_1/conv_1": 2}
+    by_name = compress.factorize(model, ranks)
+    by_list = compress.factorize(model, list(ranks.values()), list(ranks))
+    matches(by_name(x := inputs(model, 5)), by_list(x))
+    assert by_name.count_params() == compress.kept_parameters(model, ranks)
+
+
+def test_initial_values_of_the_whole_shape_do_not_hinder_the_factors():
+    """As pretrained word vectors are often given."""
+    start, words = keras.Input((3,), dtype="int32"), keras.initializers.Constant(normal(20, 6))
+    embedded = L.Embedding(20, 6, embeddings_initializer=words, name="words")(start)
+    model = keras.Model(start, L.Dense(2)(L.Flatten()(embedded)))
+    small = compress.factorize(model, 2)
+    assert [layer.name for layer in small.layers][1:3] == ["words_U", "words_Vt"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
+def test_other_precisions(dtype):
+    start = keras.Input((6, 6, 2), dtype="float32")
+    x = L.Conv2D(5, 3, dtype=dtype, name="conv")(start)
+    model = keras.Model(start, L.Dense(2, dtype=dtype)(L.Flatten()(x)))
+    images = normal(30, 6, 6, 2)
+    small = compress.factorize(model, 2, inputs=images)
+    assert small.get_layer("conv_U").dtype_policy.name == dtype
+    tolerance = 1e-5 if dtype == "float64" else 0.1
+    truncated = compress.truncate(model, 2, inputs=images)
+    matches(np.array(small(images), float), np.array(truncated(images), float), tolerance)

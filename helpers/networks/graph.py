@@ -83,6 +83,42 @@ def watched(model, paths):
     return keras.Model(twin.inputs, twin.outputs), parts
 
 
+def outputs(model):
+    """{path: [what it gives, one array a call]} for one input of zeros, of layers in kinds.KINDS.
+
+    Raises:
+        ValueError: the model does not say how large its inputs are.
+    """
+    shapes = [tuple(x.shape[1:]) for x in model.inputs]
+    if any(None in shape for shape in shapes):
+        raise ValueError(f"to count multiply-adds, inputs must be of known shape, not {shapes}.")
+    found = {path: [] for path, layer in leaves(model).items() if type(layer) in kinds.KINDS}
+    chains = {}
+    for path in found:
+        layer, watch = leaves(model)[path], Watch()
+        again = type(layer).from_config(layer.get_config())
+        chains[path] = [(again, layer.get_weights()), (watch, [])]
+    twin = copy(model, chains)
+    for path, (_, (watch, _)) in chains.items():
+        watch.note = found[path].append
+    zeros = [np.zeros((1, *s), x.dtype) for s, x in zip(shapes, model.inputs, strict=True)]
+    keras.Model(twin.inputs, twin.outputs)([keras.ops.convert_to_tensor(x) for x in zeros])
+    return found
+
+
+def multiply_adds(model):
+    """{path: multiply-adds for one input} of the layers in kinds.KINDS, over all calls.
+
+    Raises:
+        ValueError: the model does not say how large its inputs are.
+    """
+    counted, layers = outputs(model), leaves(model)
+    return {
+        path: sum(map(kinds.of(layers[path]).multiply_adds, given))
+        for path, given in counted.items()
+    }
+
+
 def copy(model, chains):
     """A copy of the model, weights included, in which chains of layers replace those named.
 

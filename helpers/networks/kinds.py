@@ -263,6 +263,10 @@ class Einsum(Dense):
     def rows_out(self, z):
         return self._last(z, self.z, self.put_out).reshape(-1, self.shape[1])
 
+    def multiply_adds(self, z):
+        sizes = dict(zip(self.w, self.kernel.shape, strict=True))
+        return np.size(z) * math.prod(sizes[a] for a in self.w if a not in self.z)
+
     def _last(self, x, axes, last):
         kept = "".join(a for a in axes if a not in last)
         return np.einsum(f"{axes}->{kept}{last}", _array(x))
@@ -294,6 +298,7 @@ KINDS = {
     keras.layers.EinsumDense: Einsum,
 }
 
+NO_MATRIX = "no matrix"
 LEFT_ALONE = [
     (
         (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
@@ -322,7 +327,7 @@ def refusal(layer):
         if isinstance(layer, types):
             return reason
     if all(len(weight.shape) < 2 for weight in layer.weights):
-        return "no matrix"
+        return NO_MATRIX
     return f"{type(layer).__name__} is no kind of layer that is known"
 
 
