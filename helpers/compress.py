@@ -5,7 +5,7 @@ from typing import NamedTuple
 from . import moments, svd
 from .lab.backend import keras
 from .layers import DynamicDense
-from .networks import graph, kinds
+from .networks import graph, kinds, watch
 from .networks.report import report as report
 from .ranks import per_layer
 
@@ -248,7 +248,7 @@ def _decompose(chosen, seen):
 
 def _layer_after_layer(model, chosen, ranks, seen, inputs, samples):
     """Cuts of which each knows what the cuts before it have done to its inputs."""
-    uncut, becoming = (graph.watched(model, chosen) for _ in range(2))
+    uncut, becoming = (watch.watched(model, chosen) for _ in range(2))
     cuts = {}
     for name in (name for name in graph.leaves(model) if name in chosen):
         kind, D, W = chosen[name], ranks[name], chosen[name].matrix()
@@ -259,7 +259,7 @@ def _layer_after_layer(model, chosen, ranks, seen, inputs, samples):
             fit = moments.regression(uncut, becoming, name, inputs, samples)
             factors = svd.regress(fit.C, fit.X, W, Gamma, D)
             bias = [fit.z - fit.x @ svd.truncate(factors, D)] if kind.bias else []
-        graph.put(becoming[1][name][1], [kind.fold(svd.truncate(factors, D)), *bias])
+        graph.put(becoming.parts[name][1], [kind.fold(svd.truncate(factors, D)), *bias])
         cuts[name] = _Cut(kind, factors, D, bias)
     return cuts
 

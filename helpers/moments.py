@@ -1,12 +1,11 @@
 """What does each layer see, and what does the loss feel in it?"""
 
-import contextlib
 from typing import NamedTuple
 
 import numpy as np
 
 from .lab.backend import keras, tf
-from .networks import graph, kinds
+from .networks import kinds, watch
 from .progress import Line
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
@@ -64,12 +63,12 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
     """
     inputs = _chosen(model, inputs, samples)
     surprise = None if loss is None else _surprise(loss)
-    probe, parts = graph.watched(model, names)
-    views = {name: kinds.of(layer) for name, (_, layer, _) in parts.items()}
+    probe = watch.watched(model, names)
+    views = {name: kinds.of(layer) for name, (_, layer, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
-    for k, batch in enumerate(_batches(inputs, "measuring what the layers see", probe, parts)):
+    for k, batch in enumerate(_batches(inputs, "measuring what the layers see", probe)):
         with tf.GradientTape() as tape:
-            outputs, xs, zs = _seen(probe, batch, parts, tape)
+            outputs, xs, zs = probe.run(batch, tape)
             felt = 0.0 if surprise is None else sum(surprise(out, k) for out in outputs)
         gradients = {name: [] for name in names}
         if surprise is not None:
@@ -96,20 +95,19 @@ def regression(before, after, name, inputs, samples=SAMPLES):
     """Moments of a layer's inputs x in the network `after` and its outputs z in `before`.
 
     Args:
-        before, after: from `helpers.networks.graph.watched`, of one model.
+        before, after: from `helpers.networks.watch.watched`, of one model.
         name: of the layer, which says whether it has a bias; without one nothing is centred.
         inputs, samples: as for `observe`.
 
     Returns:
         Regression.
     """
-    (probe, parts), (becoming, others) = (_up_to(*net, name) for net in (before, after))
-    inputs = _chosen(probe, inputs, samples)
-    view = kinds.of(parts[name][1])
+    before, after = (network.up_to(name) for network in (before, after))
+    inputs = _chosen(before.model, inputs, samples)
+    view = kinds.of(after.parts[name][1])
     n, sums = 0, [0.0, 0.0, 0.0, 0.0]
-    for batch in _batches(inputs, f"cutting {name}", probe, parts):
-        _, _, zs = _seen(probe, batch, parts)
-        _, xs, _ = _seen(becoming, batch, others)
+    for batch in _batches(inputs, f"cutting {name}", before):
+        (_, _, zs), (_, xs, _) = before.run(batch), after.run(batch)
         for x, z in zip(xs[name], zs[name], strict=True):
             x, z = view.rows(x), view.rows_out(z)
             n += len(x)
@@ -119,34 +117,6 @@ def regression(before, after, name, inputs, samples=SAMPLES):
     if not view.bias:
         x, z = 0 * x, 0 * z
     return Regression(x, z, C - np.outer(x, x), X - np.outer(x, z))
-
-
-def _seen(probe, batch, parts, tape=None):
-    """The outputs of a watched model, and what came in and went out: {name: [one a call]} each."""
-    xs, zs = {name: [] for name in parts}, {name: [] for name in parts}
-
-    def watch(name):
-        def note(z):
-            if tape is not None:
-                tape.watch(z)
-            zs[name].append(z)
-
-        return note
-
-    for name, (before, _, behind) in parts.items():
-        before.note, behind.note = xs[name].append, watch(name)
-    outputs = probe(batch, training=False)
-    for before, _, behind in parts.values():
-        before.note = behind.note = None
-    return keras.tree.flatten(outputs), xs, zs
-
-
-def _up_to(probe, parts, name):
-    """A watched model up to one of its layers, or all of it where that stands in several places."""
-    if "/" not in name:
-        with contextlib.suppress(AttributeError):  # it has several outputs
-            probe = keras.Model(probe.inputs, parts[name][2].output)
-    return probe, {name: parts[name]}
 
 
 def _chosen(model, inputs, samples):
@@ -164,14 +134,14 @@ def _chosen(model, inputs, samples):
     return [array[every] for array in arrays]
 
 
-def _batches(arrays, doing, probe, parts):
+def _batches(arrays, doing, probe):
     """Batches of the arrays, which fit in memory, with a line of progress if they take long."""
     line, n = Line(after=QUIET), len(arrays[0])
-    _, _, zs = _seen(probe, [tf.constant(array[:1]) for array in arrays], parts)
+    _, _, zs = probe.run([tf.constant(array[:1]) for array in arrays])
     # A row of x and one of z are as many numbers as a singular value takes multiply-adds.
     numbers = sum(
         kinds.of(layer).pair_multiply_adds(z)
-        for name, (_, layer, _) in parts.items()
+        for name, (_, layer, _) in probe.parts.items()
         for z in zs[name]
     )
     size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)))

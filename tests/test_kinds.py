@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from helpers import compress, moments, svd
 from helpers.lab import cost
 from helpers.lab.backend import keras, tf
-from helpers.networks import graph, kinds
+from helpers.networks import graph, kinds, watch
 
 from .zoo import LOSS, MODELS, NAMES, inputs, matches, resnet, text
 
@@ -262,7 +262,7 @@ def test_what_stands_in_several_places_is_one_in_the_copy():
     rows = np.concatenate([x["a"], x["b"]])
     C = moments.observe(model, ["twice/own"], x)["twice/own"].C
     np.testing.assert_allclose(C, rows.T @ rows / 100, atol=1e-5)
-    adds = graph.multiply_adds(model)
+    adds = watch.multiply_adds(model)
     assert sorted(adds.values()) == sorted([2 * 64, 3 * 64, 24 * 3])
 
 
@@ -291,8 +291,8 @@ class Doubled(L.Dense):
 
 
 class Net(keras.Model):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **options):
+        super().__init__(**options)
         self.dense = L.Dense(4)
 
     def call(self, x):

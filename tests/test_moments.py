@@ -4,7 +4,7 @@ from scipy.optimize import minimize
 
 from helpers import compress, moments, svd
 from helpers.lab.backend import keras, tf
-from helpers.networks import graph
+from helpers.networks import watch
 
 Dense = keras.layers.Dense
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -122,7 +122,7 @@ def test_moments_are_those_of_single_examples(make):
     model, few = make(), images(6)
     names = compress.hidden_layers(model)
     seen = moments.observe(model, names, np.tile(few, (1500, 1)), LOGITS)
-    watched, parts = graph.watched(model, names)
+    watched, parts = watch.watched(model, names)
     tensors = [[parts[name][1].input, parts[name][1].output] for name in names]
     probe = keras.Model(watched.inputs, [*watched.outputs, tensors])
     expected = {name: [0, 0] for name in names}

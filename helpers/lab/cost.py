@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..networks import graph
+from ..networks import watch
 from .backend import keras, tf
 from .files import stderr_muted
 
@@ -17,7 +17,7 @@ def multiply_adds(model):
     Raises:
         ValueError: the model does not say how large its inputs are.
     """
-    return sum(graph.multiply_adds(model).values())
+    return sum(watch.multiply_adds(model).values())
 
 
 def traced_multiply_adds(function):

@@ -9,7 +9,7 @@ import numpy as np
 from .. import compress, moments, svd
 from ..lab.backend import keras
 from ..progress import Line
-from . import graph, kinds
+from . import graph, kinds, watch
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
 FRACTIONS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]  # of the parameters, tried for a score
@@ -156,11 +156,11 @@ class _Path:
         price = {name: sum(shape) for name, shape in shapes.items()}
         total = model.count_params()
         if by_adds:
-            layers, given = graph.leaves(model), graph.outputs(model)
+            layers, given = graph.leaves(model), watch.outputs(model)
             seen = {name: kinds.of(layers[name]) for name in svds}
             dense = {n: sum(map(k.multiply_adds, given[n])) for n, k in seen.items()}
             price = {n: sum(map(k.pair_multiply_adds, given[n])) for n, k in seen.items()}
-            total = sum(graph.multiply_adds(model).values())
+            total = sum(watch.multiply_adds(model).values())
             for name in svds:
                 self.edges[name] = min(self.edges[name], (dense[name] - 1) // price[name])
         self.levels, offers = {}, []
@@ -209,7 +209,7 @@ def _checked(goals, evaluate, model):
     if name == "parameters":
         whole[name] = model.count_params()
     elif name == "multiply_adds":
-        whole[name] = sum(graph.multiply_adds(model).values())
+        whole[name] = sum(watch.multiply_adds(model).values())
     if not _is_number(goal) or (name in whole and not 0 < goal <= whole[name]):
         allowed = f"from 0 to the model's {whole[name]:,}" if name in whole else "a finite number"
         raise ValueError(f"{name} must be {allowed}, not {goal!r}.")

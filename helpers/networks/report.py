@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import svd
 from ..layers import DynamicDense
-from . import graph, kinds
+from . import graph, kinds, watch
 
 
 class Row(NamedTuple):
@@ -134,7 +134,7 @@ def _row(path, layer, parts, adds, factors, is_output):
 
 
 def _rank(kind, parts):
-    """The rank of what a layer has become, None if it is as it was."""
+    """The rank of what a layer has become, None if it is as it was, or whole."""
     if len(parts) == 2:
         return kinds.of(parts[0]).shape[1]
     if isinstance(parts[0], DynamicDense):
@@ -143,14 +143,15 @@ def _rank(kind, parts):
     if np.array_equal(now, W):
         return None
     s = np.linalg.svd(now, compute_uv=False)
-    return max(1, int(np.sum(s > 1e-5 * s[0])))
+    rank = int(np.sum(s > 1e-5 * s[0]))
+    return rank if 0 < rank < len(s) else None
 
 
 def _multiply_adds(model):
     """{path: multiply-adds}, or {} where inputs are of no known shape."""
     if any(None in x.shape[1:] for x in model.inputs):
         return {}
-    return graph.multiply_adds(model)
+    return watch.multiply_adds(model)
 
 
 def _notes(rows, parameters, multiply_adds, measured):
