@@ -37,9 +37,11 @@ def conv1d(draw):
         strides=strides,
         dilation_rate=dilation,
         padding=draw(st.sampled_from(["valid", "same", "causal"])),
+        data_format=(data_format := draw(FORMATS)),
         **ends(draw(ACTIVATIONS), draw(st.booleans())),
     )
-    return make, normal(4, 9, draw(st.integers(1, 4)))
+    channels = draw(st.integers(1, 4))
+    return make, normal(4, *((9, channels) if data_format == "channels_last" else (channels, 9)))
 
 
 @st.composite
@@ -264,6 +266,15 @@ def test_what_stands_in_several_places_is_one_in_the_copy():
     np.testing.assert_allclose(C, rows.T @ rows / 100, atol=1e-5)
     adds = watch.multiply_adds(model)
     assert sorted(adds.values()) == sorted([2 * 64, 3 * 64, 24 * 3])
+
+
+def test_outputs_are_found_in_nested_models_and_through_arithmetic():
+    start = keras.Input((6,))
+    nested = keras.Sequential([keras.Input((6,)), L.Dense(5, name="a"), L.Dense(4, name="b")])
+    ends = L.Softmax()(2 * nested(start) + L.Dense(4, name="c")(start))
+    model = keras.Model(start, ends)
+    assert compress.hidden_layers(model) == [f"{nested.name}/a"]
+    assert compress.factorize(model, 1).count_params() < model.count_params()
 
 
 def test_what_the_loss_feels_is_the_sum_over_the_positions_of_an_image():

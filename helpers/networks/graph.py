@@ -109,14 +109,16 @@ def _copy(model, new):
 def output_layers(model):
     """Compressible layers that give the model's outputs, at most through layers without weights."""
     found, names, feeds = [], _output_names(model), _feeds(model)
+    layers = {layer.name: layer for layer in model.layers}  # no sums and products: x + y
     while names:
-        layer = model.get_layer(names.pop())
-        if is_network(layer) and layer.weights:
+        name = names.pop()
+        layer = layers.get(name)
+        if layer is None or not layer.weights:
+            names += feeds[name]
+        elif is_network(layer):
             found += output_layers(layer)
         elif type(layer) in kinds.KINDS:
             found.append(layer)
-        elif not layer.weights:
-            names += feeds[layer.name]
     return found
 
 

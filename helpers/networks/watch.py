@@ -56,7 +56,7 @@ class Watched(NamedTuple):
         return keras.tree.flatten(outputs), xs, zs
 
     def up_to(self, path):
-        """The part that ends with this layer; all of it where the layer stands in several places."""
+        """The part that ends with this layer; all of it where that stands in several places."""
         model = self.model
         if "/" not in path:
             with contextlib.suppress(AttributeError):  # it has several outputs
