@@ -120,7 +120,7 @@ def test_every_kind_is_a_product_of_rows_with_a_matrix(case):
     layer, x = case[0](), case[1]
     z = alone(layer, x)(x)
     kind = kinds.of(layer)
-    # Keras 3.15 on TensorFlow adds a bias along the width, not the channels, where both are as long.
+    # Keras 3.15 on TensorFlow adds such a bias along the width, where that is as long.
     first = getattr(layer, "data_format", None) == "channels_first"
     assume(not (first and z.shape[1] == z.shape[-1]))
     assert kind.refusal == ""
