@@ -1,7 +1,8 @@
-"""Compress the Dense layers of a Keras model by singular value decomposition.
+"""Compress a Keras model by singular value decomposition.
 
-What there is to learn stands in the modules beside this one: `svd`, `ranks`, `moments`, `compress`
-and `graph`, `layers`, `model` and `data`. What runs, keeps, measures, draws and checks is in `lab`.
+What there is to learn stands in the modules beside this one: `svd`, `ranks`, `moments`,
+`compress`, `layers`, `model` and `data`. What makes it serve any network is in `networks`; what
+runs, keeps, measures, draws and checks is in `lab`.
 """
 
 from pathlib import Path

@@ -1,17 +1,22 @@
-"""Network in, network out: the Dense layers of any Keras model at rank D."""
+"""Network in, network out: any Keras model with its matrices at rank D."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from . import graph, moments, svd
+from . import moments, svd
 from .lab.backend import keras
 from .layers import DynamicDense
+from .networks import graph, kinds, watch
+from .networks.report import report as report
 from .ranks import per_layer
 
 
 def hidden_layers(model):
-    """Names of the Dense layers to compress by default: all but those that give the outputs.
+    """Names of the layers to compress by default: all that can be but those that give the outputs.
+
+    These are Dense, EinsumDense, convolutions and embeddings (`helpers.networks.kinds`). Layers of
+    nested models are named by their path, "backbone/conv_1".
 
     Args:
         model: a built Keras model, Sequential or functional.
@@ -23,7 +28,7 @@ def hidden_layers(model):
         ValueError: the model is not built, or not made of Keras layers.
     """
     outputs = graph.output_layers(model)
-    return [layer.name for layer in graph.dense_layers(model) if layer not in outputs]
+    return [name for name, layer in graph.compressible(model).items() if layer not in outputs]
 
 
 def decompose(model, layers=None, inputs=None, loss=None, samples=moments.SAMPLES):
@@ -33,7 +38,7 @@ def decompose(model, layers=None, inputs=None, loss=None, samples=moments.SAMPLE
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        layers: names of Dense layers; all but the output by default.
+        layers: names of layers; `hidden_layers` by default.
         inputs: None for the plain SVD. Else inputs of the model, as for `model.predict`: the
             SVD is weighted by C = E[xᵀx] over what these make each layer see.
         loss: a Keras loss, or its name: the SVD is weighted on its other side, too, by the Γ that
@@ -44,15 +49,11 @@ def decompose(model, layers=None, inputs=None, loss=None, samples=moments.SAMPLE
         {layer name: helpers.svd.SVD}.
 
     Raises:
-        ValueError: a name is not that of a Dense layer of the model, inputs do not fit it or are
-            too few, or the loss is none that Γ can be taken from.
+        ValueError: a name is not that of a layer that can be compressed, inputs do not fit it or
+            are too few, or the loss is none that Γ can be taken from.
     """
     chosen = _chosen(model, layers)
-    if inputs is None:
-        _no_loss_without_inputs(loss)
-        return {layer.name: _decompose(layer) for layer in chosen}
-    seen = moments.observe(model, [layer.name for layer in chosen], inputs, loss, samples)
-    return {layer.name: svd.decompose(graph.kernel(layer), *seen[layer.name]) for layer in chosen}
+    return _decompose(chosen, _observe(model, chosen, inputs, loss, samples))
 
 
 def truncate(model, D, layers=None, svds=None, inputs=None, loss=None, samples=moments.SAMPLES):
@@ -63,9 +64,9 @@ def truncate(model, D, layers=None, svds=None, inputs=None, loss=None, samples=m
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        D: singular values kept, one number for all layers or a sequence of one per layer; more
-            than a matrix has keeps all.
-        layers: names of Dense layers; those of `svds`, else all but the output by default.
+        D: singular values kept: one number for all layers, a sequence of one per layer, or
+            {layer name: D}; more than a matrix has keeps all.
+        layers: names of layers; those of `svds`, else `hidden_layers`, by default.
         svds: from `decompose`, to reuse for several D; computed if missing.
         inputs, loss, samples: as for `decompose`; in the place of svds. The layers are cut one
             after the other, each for what those cut before it have become: its kernel is the
@@ -75,11 +76,11 @@ def truncate(model, D, layers=None, svds=None, inputs=None, loss=None, samples=m
         keras.Model.
 
     Raises:
-        ValueError: D is no such number, a name is not that of a Dense layer of the model, or
+        ValueError: D is no such number, a name is not that of a layer that can be compressed, or
             inputs or loss are none that `decompose` takes.
     """
     cuts = _cuts(model, D, layers, svds, inputs, loss, samples)
-    return graph.copy(model, {cut.layer.name: _truncated(cut) for cut in cuts})
+    return graph.copy(model, {name: _truncated(cut) for name, cut in cuts.items()})
 
 
 def factorize(
@@ -103,9 +104,9 @@ def factorize(
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        D: singular values kept, one number for all layers or a sequence of one per layer; more
-            than a matrix has keeps all.
-        layers: names of Dense layers; those of `svds`, else all but the output by default.
+        D: singular values kept: one number for all layers, a sequence of one per layer, or
+            {layer name: D}; more than a matrix has keeps all.
+        layers: names of layers; those of `svds`, else `hidden_layers`, by default.
         svds: from `decompose`, to reuse for several D; computed if missing.
         inputs, loss, samples: as for `decompose`; in the place of svds. The layers are cut one
             after the other, each for what those cut before it have become: its kernel is the
@@ -117,11 +118,11 @@ def factorize(
         keras.Model.
 
     Raises:
-        ValueError: D is no such number, a name is not that of a Dense layer of the model, or
+        ValueError: D is no such number, a name is not that of a layer that can be compressed, or
             inputs or loss are none that `decompose` takes.
     """
     cuts = _cuts(model, D, layers, svds, inputs, loss, samples)
-    return graph.copy(model, {cut.layer.name: _pair(cut, balanced) for cut in cuts})
+    return graph.copy(model, {name: _pair(cut, balanced) for name, cut in cuts.items()})
 
 
 def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="subspace"):
@@ -132,9 +133,9 @@ def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="su
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        D: singular values kept, one number for all layers or a sequence of one per layer; more
-            than a matrix has keeps all.
-        layers: names of Dense layers; those of `svds`, else all but the output by default.
+        D: singular values kept: one number for all layers, a sequence of one per layer, or
+            {layer name: D}; more than a matrix has keeps all.
+        layers: names of layers; those of `svds`, else `hidden_layers`, by default.
         svds: from `decompose`, plain, to reuse for several D; computed if missing.
         derivative, tracking: see `helpers.layers.DynamicDense`.
 
@@ -146,8 +147,39 @@ def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="su
             layer of the model.
     """
     own = {"derivative": derivative, "tracking": tracking}
+    if layers is None and svds is None and not isinstance(D, dict):
+        layers = [name for name in hidden_layers(model) if _is_dense(graph.leaves(model)[name])]
     cuts = _cuts(model, D, layers, svds)
-    return graph.copy(model, {cut.layer.name: _dynamic(cut, **own) for cut in cuts})
+    if others := [name for name, cut in cuts.items() if not _is_dense(cut.kind.layer)]:
+        raise ValueError(f"dynamic layers are Dense; of other kinds are {others}.")
+    return graph.copy(model, {name: _dynamic(cut, **own) for name, cut in cuts.items()})
+
+
+def cutter(model, layers=None, inputs=None, loss=None, samples=moments.SAMPLES):
+    """What it takes to try many ranks on one model: what its layers see is measured once.
+
+    Args:
+        model, layers, inputs, loss, samples: as for `decompose`.
+
+    Returns:
+        SVDs as from `decompose`, and a function {layer name: D} → network as from `factorize`,
+        layer after layer if there are inputs.
+
+    Raises:
+        ValueError: as `decompose`.
+    """
+    chosen = _chosen(model, layers)
+    seen = _observe(model, chosen, inputs, loss, samples)
+    svds = _decompose(chosen, seen)
+
+    def cut(ranks):
+        if seen is None:
+            return factorize(model, ranks, svds=svds)
+        some = {name: chosen[name] for name in ranks}
+        cuts = _layer_after_layer(model, some, ranks, seen, inputs, samples)
+        return graph.copy(model, {name: _pair(cut, False) for name, cut in cuts.items()})
+
+    return svds, cut
 
 
 def kept_parameters(model, ranks):
@@ -163,8 +195,9 @@ def kept_parameters(model, ranks):
         int, numbers to store.
     """
     total = model.count_params()
+    chosen = _chosen(model, list(ranks))
     for name, D in ranks.items():
-        shape = model.get_layer(name).kernel.shape
+        shape = chosen[name].shape
         dense = shape[0] * shape[1]
         total -= dense - min(dense, svd.factorized_parameters(shape, D))
     return total
@@ -173,84 +206,99 @@ def kept_parameters(model, ranks):
 class _Cut(NamedTuple):
     """What a layer is cut to: the D leading terms of an SVD, and its bias, [] if it has none."""
 
-    layer: keras.layers.Layer
+    kind: kinds.Dense  # the layer as a matrix
     factors: svd.SVD
     D: int
     bias: list
 
 
 def _cuts(model, D, layers, svds, inputs=None, loss=None, samples=None):
-    """A _Cut for each chosen layer, from the arguments of `truncate`, checked."""
+    """{layer name: _Cut}, from the arguments of `truncate`, checked."""
     if inputs is not None and svds is not None:
         raise ValueError("give svds, or inputs to cut layer after layer by, not both.")
+    if layers is None and isinstance(D, dict):
+        layers, D = list(D), list(D.values())
     if layers is None and svds is not None:
         layers = list(svds)
     chosen = _chosen(model, layers)
-    ranks = per_layer([layer.name for layer in chosen], D)
-    if inputs is not None:
-        return _layer_after_layer(model, chosen, ranks, inputs, loss, samples)
-    _no_loss_without_inputs(loss)
+    ranks = per_layer(list(chosen), D)
+    seen = _observe(model, chosen, inputs, loss, samples)
+    if seen is not None:
+        return _layer_after_layer(model, chosen, ranks, seen, inputs, samples)
     if svds is None:
-        svds = decompose(model, list(ranks))
+        svds = _decompose(chosen, seen)
     if missing := [name for name in ranks if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
-    return [_Cut(layer, svds[layer.name], ranks[layer.name], graph.bias(layer)) for layer in chosen]
+    return {n: _Cut(kind, svds[n], ranks[n], kind.bias) for n, kind in chosen.items()}
 
 
-def _layer_after_layer(model, chosen, ranks, inputs, loss, samples):
+def _observe(model, chosen, inputs, loss, samples):
+    """Moments of the chosen layers, or None without inputs."""
+    if inputs is None:
+        if loss is not None:
+            raise ValueError("a loss says what the layers feel only with inputs: give both.")
+        return None
+    return moments.observe(model, list(chosen), inputs, loss, samples)
+
+
+def _decompose(chosen, seen):
+    """One SVD per layer, weighted by what was seen of it, if anything."""
+    if seen is None:
+        return {name: kind.decompose() for name, kind in chosen.items()}
+    return {name: svd.decompose(kind.matrix(), *seen[name]) for name, kind in chosen.items()}
+
+
+def _layer_after_layer(model, chosen, ranks, seen, inputs, samples):
     """Cuts of which each knows what the cuts before it have done to its inputs."""
-    seen = moments.observe(model, list(ranks), inputs, loss, samples)
-    uncut, becoming = (graph.split(model, chosen) for _ in range(2))
-    cuts = []
-    for layer in sorted(chosen, key=model.layers.index):
-        D, W = ranks[layer.name], graph.kernel(layer)
-        fit = moments.regression(uncut, becoming, layer, inputs, samples)
-        factors = svd.regress(fit.C, fit.X, W, seen[layer.name].Gamma, D)
-        W_D = svd.truncate(factors, D)
-        bias = [fit.z - fit.x @ W_D] if layer.use_bias else []
-        becoming.get_layer(layer.name).set_weights([W_D, *bias])
-        cuts.append(_Cut(layer, factors, D, bias))
+    uncut, becoming = (watch.watched(model, chosen) for _ in range(2))
+    cuts = {}
+    for name in (name for name in graph.leaves(model) if name in chosen):
+        kind, D, W = chosen[name], ranks[name], chosen[name].matrix()
+        C, Gamma = seen[name]
+        if C.ndim == 1:  # of an embedding: no cut before it changes the tokens
+            factors, bias = svd.decompose(W, C, Gamma, D), kind.bias
+        else:
+            fit = moments.regression(uncut, becoming, name, inputs, samples)
+            factors = svd.regress(fit.C, fit.X, W, Gamma, D)
+            bias = [fit.z - fit.x @ svd.truncate(factors, D)] if kind.bias else []
+        graph.put(becoming.parts[name][1], [kind.fold(svd.truncate(factors, D)), *bias])
+        cuts[name] = _Cut(kind, factors, D, bias)
     return cuts
 
 
 def _truncated(cut):
-    """The chain of one Dense layer with kernel W_D."""
-    return [(graph.like(cut.layer), [svd.truncate(cut.factors, cut.D), *cut.bias])]
+    """The chain of the layer alone, with kernel W_D."""
+    return cut.kind.one(svd.truncate(cut.factors, cut.D), cut.bias)
 
 
 def _pair(cut, balanced):
-    """The chain of two Dense layers, n_in → D, linear, and D → n_out, if they save parameters."""
-    layer, factors, D, bias = cut
-    if min(D, len(factors.s)) > svd.break_even_rank(layer.kernel.shape):
+    """The chain of two layers, n_in → D, linear, and D → n_out, if they save parameters."""
+    kind, factors, D, bias = cut
+    if min(D, len(factors.s)) > svd.break_even_rank(kind.shape):
         return _truncated(cut)
-    U_D, Vt_D = svd.factors(factors, D, balanced)
-    linear = {"use_bias": False, "activation": None, "activity_regularizer": None}
-    first = graph.like(layer, name=f"{layer.name}_U", units=U_D.shape[1], **linear)
-    return [(first, [U_D]), (graph.like(layer, name=f"{layer.name}_Vt"), [Vt_D, *bias])]
+    return kind.pair(*svd.factors(factors, D, balanced), bias)
 
 
 def _dynamic(cut, **own):
     """The chain of one dynamic layer."""
-    layer, factors, D, bias = cut
+    kind, factors, D, bias = cut
     D = min(D, len(factors.s))
-    config = keras.layers.Dense.get_config(layer) | own | {"D": D}
-    weights = [layer.kernel, *bias, factors.U[:, :D], factors.s[:D], factors.Vt[:D], np.int32(D)]
+    config = keras.layers.Dense.get_config(kind.layer) | own | {"D": D}
+    weights = [kind.kernel, *bias, factors.U[:, :D], factors.s[:D], factors.Vt[:D], np.int32(D)]
     return [(DynamicDense(**config), weights)]
 
 
-def _decompose(layer):
-    return layer.svd() if isinstance(layer, DynamicDense) else svd.decompose(graph.kernel(layer))
+def _is_dense(layer):
+    return isinstance(layer, keras.layers.Dense)
 
 
 def _chosen(model, names):
-    """The Dense layers of these names, or all but the output; a wrong name is an error."""
-    dense = {layer.name: layer for layer in graph.dense_layers(model)}
+    """{name: its layer as a matrix}, of these names, or all but the output; or a clear error."""
+    able = graph.compressible(model)
     names = hidden_layers(model) if names is None else names
-    if unknown := [name for name in names if name not in dense]:
-        raise ValueError(f"{unknown} are not Dense layers of the model; these are: {list(dense)}.")
-    return [dense[name] for name in names]
-
-
-def _no_loss_without_inputs(loss):
-    if loss is not None:
-        raise ValueError("a loss says what the layers feel only with inputs: give both.")
+    if unknown := [name for name in names if name not in able]:
+        reasons = [f"{name}: {graph.why_not(model, name)}" for name in unknown]
+        raise ValueError(
+            f"{unknown} cannot be compressed ({'; '.join(reasons)}); these can: {list(able)}."
+        )
+    return {name: kinds.of(able[name]) for name in names}

@@ -4,18 +4,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import graph
 from .lab.backend import keras, tf
+from .networks import kinds, watch
 from .progress import Line
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
 BATCH_SIZE = 1000
+NUMBERS = 2**25  # of all that is kept of a batch, in what comes in and what goes out of layers
 LEAST = 100  # inputs that a layer must have seen for its C to mean anything
 QUIET = 5  # seconds before there is a line of progress
 
 
 class Moments(NamedTuple):
-    """C = E[xᵀx] (n_in, n_in) over a layer's inputs x, and Γ = E[gᵀg] (n_out, n_out), or None."""
+    """C = E[xᵀx] (n_in, n_in) over a layer's inputs x, and Γ = E[gᵀg] (n_out, n_out), or None.
+
+    Of an embedding, whose inputs are unit vectors, C is the diagonal (n_in,): how often each comes.
+    """
 
     C: np.ndarray
     Gamma: np.ndarray
@@ -31,16 +35,19 @@ class Regression(NamedTuple):
 
 
 def observe(model, names, inputs, loss=None, samples=SAMPLES):
-    """C and Γ of Dense layers, measured in one pass over the inputs.
+    """C and Γ of layers, measured in one pass over the inputs.
 
         C = E[xᵀx],    Γ = E[gᵀg],    g = ∂loss/∂z,    z = x W + b
 
     The labels of the loss are drawn from the network's own answers, which makes the Γ of all
-    layers the blocks of its Fisher information: how much the loss feels a change of z.
+    layers the blocks of its Fisher information: how much the loss feels a change of z. Where a
+    layer multiplies several rows for one input (positions of a sequence, patches of an image), C
+    is the mean over all rows, and Γ the sum over those of one input, which puts s² in units of
+    the loss in every layer.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        names: of Dense layers.
+        names: of layers that multiply by a matrix (`helpers.networks.graph.compressible`).
         inputs: of the model, as for `model.predict`.
         loss: a Keras loss or its name: cross-entropy or mean squared error; None: no Γ.
         samples: how many of the inputs are used, evenly spread.
@@ -52,62 +59,62 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
         ValueError: inputs do not fit the model, or are too few; labels cannot be drawn.
 
     Source: Martens and Grosse, Optimizing neural networks with Kronecker-factored approximate
-    curvature, ICML 2015.
+    curvature, ICML 2015; for patches, Grosse and Martens, ICML 2016.
     """
     inputs = _chosen(model, inputs, samples)
     surprise = None if loss is None else _surprise(loss)
-    split = graph.split(model, [model.get_layer(name) for name in names])
-    layers = {name: split.get_layer(name) for name in names}
-    tensors = [(layer.input, layer.output) for layer in layers.values()]
-    probe = keras.Model(split.inputs, [split.outputs, tensors])
-    sums = {name: [0.0, 0.0] for name in names}
-    rows = dict.fromkeys(names, 0)
-    for k, batch in enumerate(_batches(inputs, "measuring what the layers see")):
+    probe = watch.watched(model, names)
+    views = {name: kinds.of(layer) for name, (_, layer, _) in probe.parts.items()}
+    sums, rows = {name: [0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
+    for k, batch in enumerate(_batches(inputs, "measuring what the layers see", probe)):
         with tf.GradientTape() as tape:
-            outputs, pairs = probe(batch, training=False)
+            outputs, xs, zs = probe.run(batch, tape)
             felt = 0.0 if surprise is None else sum(surprise(out, k) for out in outputs)
-        xs, zs = zip(*pairs, strict=True) if pairs else ((), ())
-        parts = [(x,) for x in xs]
+        gradients = {name: [] for name in names}
         if surprise is not None:
-            parts = zip(xs, tape.gradient(felt, zs, unconnected_gradients="zero"), strict=True)
-        for name, seen in zip(names, parts, strict=True):
-            for i, part in enumerate(seen):
-                part = np.asarray(part).reshape(-1, part.shape[-1])
-                sums[name][i] += (part.T @ part).astype(float)
-            rows[name] += len(part)
+            gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
+        for name, view in views.items():
+            for x in xs[name]:
+                C, n = view.second_moment(x)
+                sums[name][0] += C.astype(float)
+                rows[name] += n
+            for g in map(view.rows_out, gradients[name]):
+                sums[name][1] += (g.T @ g).astype(float)
     for name, seen in rows.items():
-        least = min(LEAST, layers[name].kernel.shape[0])
+        least = min(LEAST, views[name].shape[0])
         if seen < least:
             raise ValueError(f"{seen} inputs are too few to tell what {name} sees: give {least}.")
+    n = len(inputs[0])
     return {
-        name: Moments(C / rows[name], None if surprise is None else Gamma / rows[name])
+        name: Moments(C / rows[name], None if surprise is None else Gamma / n)
         for name, (C, Gamma) in sums.items()
     }
 
 
-def regression(before, after, layer, inputs, samples=SAMPLES):
+def regression(before, after, name, inputs, samples=SAMPLES):
     """Moments of a layer's inputs x in the network `after` and its outputs z in `before`.
 
     Args:
-        before, after: from `helpers.graph.split`, of one model.
-        layer: the layer there, which says whether it has a bias; without one nothing is centred.
+        before, after: from `helpers.networks.watch.watched`, of one model.
+        name: of the layer, which says whether it has a bias; without one nothing is centred.
         inputs, samples: as for `observe`.
 
     Returns:
         Regression.
     """
-    inputs = _chosen(before, inputs, samples)
-    z_of = keras.Model(before.inputs, before.get_layer(layer.name).output)
-    x_of = keras.Model(after.inputs, after.get_layer(layer.name).input)
-    n, parts = 0, [0.0, 0.0, 0.0, 0.0]
-    for batch in _batches(inputs, f"cutting {layer.name}"):
-        x, z = (np.asarray(net(batch, training=False)) for net in (x_of, z_of))
-        x, z = (part.reshape(-1, part.shape[-1]) for part in (x, z))
-        n += len(x)
-        for i, part in enumerate((x.sum(0), z.sum(0), x.T @ x, x.T @ z)):
-            parts[i] = parts[i] + part.astype(float)
-    x, z, C, X = (part / n for part in parts)
-    if not layer.use_bias:
+    before, after = (network.up_to(name) for network in (before, after))
+    inputs = _chosen(before.model, inputs, samples)
+    view = kinds.of(after.parts[name][1])
+    n, sums = 0, [0.0, 0.0, 0.0, 0.0]
+    for batch in _batches(inputs, f"cutting {name}", before):
+        (_, _, zs), (_, xs, _) = before.run(batch), after.run(batch)
+        for x, z in zip(xs[name], zs[name], strict=True):
+            x, z = view.rows(x), view.rows_out(z)
+            n += len(x)
+            for i, part in enumerate((x.sum(0), z.sum(0), x.T @ x, x.T @ z)):
+                sums[i] = sums[i] + part.astype(float)
+    x, z, C, X = (part / n for part in sums)
+    if not view.bias:
         x, z = 0 * x, 0 * z
     return Regression(x, z, C - np.outer(x, x), X - np.outer(x, z))
 
@@ -127,12 +134,20 @@ def _chosen(model, inputs, samples):
     return [array[every] for array in arrays]
 
 
-def _batches(arrays, doing):
-    """Batches of the arrays, with a line of progress if they take long."""
+def _batches(arrays, doing, probe):
+    """Batches of the arrays, which fit in memory, with a line of progress if they take long."""
     line, n = Line(after=QUIET), len(arrays[0])
-    for start in range(0, n, BATCH_SIZE):
-        yield [tf.constant(array[start : start + BATCH_SIZE]) for array in arrays]
-        line.say(f"{doing}: {min(start + BATCH_SIZE, n):,} of {n:,} inputs")
+    _, _, zs = probe.run([tf.constant(array[:1]) for array in arrays])
+    # A row of x and one of z are as many numbers as a singular value takes multiply-adds.
+    numbers = sum(
+        kinds.of(layer).pair_multiply_adds(z)
+        for name, (_, layer, _) in probe.parts.items()
+        for z in zs[name]
+    )
+    size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)))
+    for start in range(0, n, size):
+        yield [tf.constant(array[start : start + size]) for array in arrays]
+        line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")
 
 
 def _surprise(loss):

@@ -49,7 +49,8 @@ def decompose(W, C=None, Gamma=None, D=None):
 
     Args:
         W: matrix (n_in, n_out), finite.
-        C: symmetric positive semidefinite (n_in, n_in); the identity by default.
+        C: symmetric positive semidefinite (n_in, n_in), or its diagonal (n_in,) if all else is 0;
+            the identity by default.
         Gamma: Γ, symmetric positive semidefinite (n_out, n_out); the identity by default.
         D: compute the D leading terms alone, in a third of the time; all by default.
 
@@ -77,8 +78,8 @@ def decompose(W, C=None, Gamma=None, D=None):
 
 def _weighted(W, rows, E, columns, F, D):
     """The SVD of C^½ W Γ^½, C = E diag(rows²) Eᵀ and Γ = F diag(columns²) Fᵀ, as one of W."""
-    WF = W @ F * columns  # W Γ^½, but for a rotation, as C^½ is in the next line
-    weighted = rows[:, None] * (E.T @ WF)
+    WF = _times(W, F) * columns  # W Γ^½, but for a rotation, as C^½ is in the next line
+    weighted = rows[:, None] * _times(WF.T, E).T
     n = W.shape[1]
     if D is None or 4 * check_rank(D) > min(W.shape):
         _, s, Pt = np.linalg.svd(weighted, full_matrices=False)
@@ -88,7 +89,13 @@ def _weighted(W, rows, E, columns, F, D):
         s, Pt = np.sqrt(np.maximum(squares[::-1], 0)), P[:, ::-1].T
     # U diag(s) = W Γ^½ P: no inverse of C is needed. Where s vanishes, so does that.
     Us = WF @ Pt.T
-    return SVD(np.divide(Us, s, out=np.zeros_like(Us), where=s > 0), s, (Pt / columns) @ F.T)
+    U = np.divide(Us, s, out=np.zeros_like(Us), where=s > 0)
+    return SVD(U, s, _times(Pt / columns, None if F is None else F.T))
+
+
+def _times(A, E):
+    """A E, where None stands for the identity."""
+    return A if E is None else A @ E
 
 
 def regress(C, X, W, Gamma=None, D=None):
@@ -123,13 +130,17 @@ def regress(C, X, W, Gamma=None, D=None):
 
 
 def _eigen(name, M, n, floor):
-    """Square roots of the eigenvalues (n,) of M, small ones lifted, and the eigenvectors (n, n)."""
+    """Square roots of the eigenvalues (n,) of M, small ones lifted, and the eigenvectors (n, n).
+
+    Of a diagonal, and of the identity, the eigenvectors are None: of an embedding, n is large.
+    """
     if M is None:
-        return np.ones(n), np.eye(n)
-    M = _finite_matrix(M)
-    if M.shape != (n, n):
+        return np.ones(n), None
+    diagonal = np.ndim(M) == 1
+    M = _finite_matrix(np.atleast_2d(M))
+    if M.shape != ((1, n) if diagonal else (n, n)):
         raise ValueError(f"{name} must be {(n, n)} for this W, not {M.shape}.")
-    eigenvalues, E = np.linalg.eigh(M)
+    eigenvalues, E = (M[0], None) if diagonal else np.linalg.eigh(M)
     return np.sqrt(np.maximum(eigenvalues, max(floor * eigenvalues.mean(), 1e-100))), E
 
 

@@ -185,7 +185,9 @@ def test_whitening_sees_what_each_layer_sees():
 @pytest.mark.parametrize("change", [compress.truncate, compress.factorize])
 def test_wrong_requests_are_clear_errors(change):
     model = sequential()
-    with pytest.raises(ValueError, match="not Dense layers of the model; these are"):
+    with pytest.raises(
+        ValueError, match=r"cannot be compressed \(d9: no layer has this name\); these can"
+    ):
         change(model, 2, layers=["d9"])
     with pytest.raises(ValueError, match="2 ranks for 3 layers"):
         change(model, [1, 2])
@@ -195,8 +197,6 @@ def test_wrong_requests_are_clear_errors(change):
         change(model, "abc")
     with pytest.raises(ValueError, match="svds lack"):
         change(model, 2, layers=["d5"], svds=compress.decompose(model, ["d8"]))
-    with pytest.raises(ValueError, match="nested"):
-        change(keras.Sequential([keras.Input((7,)), model, Dense(2)]), 2)
     for alien in (Subclassed(), Dense(3), "model.keras"):
         with pytest.raises(ValueError, match="built Keras model"):
             change(alien, 2)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from helpers import compress, graph, moments, svd
+from helpers import compress, moments, svd
 from helpers.lab.backend import keras, tf
+from helpers.networks import watch
 
 Dense = keras.layers.Dense
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -121,9 +122,9 @@ def test_moments_are_those_of_single_examples(make):
     model, few = make(), images(6)
     names = compress.hidden_layers(model)
     seen = moments.observe(model, names, np.tile(few, (1500, 1)), LOGITS)
-    split = graph.split(model, [model.get_layer(name) for name in names])
-    tensors = [[split.get_layer(n).input, split.get_layer(n).output] for n in names]
-    probe = keras.Model(split.inputs, [*split.outputs, tensors])
+    watched, parts = watch.watched(model, names)
+    tensors = [[parts[name][1].input, parts[name][1].output] for name in names]
+    probe = keras.Model(watched.inputs, [*watched.outputs, tensors])
     expected = {name: [0, 0] for name in names}
     for x in few:
         for label in range(4):
@@ -263,7 +264,7 @@ def test_two_inputs_are_taken_as_predict_takes_them():
         ({"inputs": images(), "loss": "no such loss"}, "no such loss"),
         ({"loss": LOGITS}, "give both"),
         ({"inputs": images(), "svds": {}}, "not both"),
-        ({"inputs": images(), "layers": ["d7"]}, "not Dense layers of the model"),
+        ({"inputs": images(), "layers": ["d7"]}, "cannot be compressed"),
     ],
     ids=["width", "few", "hinge", "name", "no inputs", "both", "layer"],
 )

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from ..networks import watch
 from .backend import keras, tf
 from .files import stderr_muted
 
 
 def multiply_adds(model):
-    """Multiply-adds of the model's Dense layers for one input vector each, Σ n_in · n_out."""
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    return sum(layer.kernel.shape[0] * layer.kernel.shape[1] for layer in dense)
+    """Multiply-adds for one input, of all layers that are a matrix: n_in · n_out a row.
+
+    Raises:
+        ValueError: the model does not say how large its inputs are.
+    """
+    return sum(watch.multiply_adds(model).values())
 
 
 def traced_multiply_adds(function, rank=None):
@@ -95,6 +99,21 @@ def litert_function(content, batch_size=1):
         return interpreter.get_tensor(target["index"])
 
     return run
+
+
+def deployed(model):
+    """What the model is on a phone: {"LiteRT bytes", and, of one input and output, "latency, ms"}.
+
+    Latency is the median of 50 calls on one thread, one input of zeros each.
+    """
+    content = to_litert(model)
+    found = {"LiteRT bytes": len(content)}
+    if len(model.inputs) == len(model.outputs) == 1:
+        (source,) = model.inputs
+        x = np.zeros([1, *(size or 1 for size in source.shape[1:])], source.dtype)
+        run = litert_function(content)
+        found["latency, ms"] = 1e3 * float(np.median(seconds({"": lambda: run(x)}, 50)[""]))
+    return found
 
 
 def training_step(model, x, y, optimizer=None):

@@ -1,0 +1,155 @@
+"""How is a network copied with other layers in the place of some of its own?
+
+Layers of nested models are named by their path, "backbone/conv_1"; Keras allows no slash in a name.
+"""
+
+import itertools
+
+import numpy as np
+
+from ..lab.backend import keras
+from . import kinds
+
+
+def is_network(layer):
+    """Is it a Sequential or functional model, whose graph can be copied?"""
+    is_graph = isinstance(layer, keras.Model) and layer.built and hasattr(layer, "outputs")
+    # A subclass may be made as a functional model is, and then compute something else.
+    return is_graph and type(layer).call in (keras.Sequential.call, FUNCTIONAL.call)
+
+
+FUNCTIONAL = type(keras.Model(x := keras.Input((1,)), x))
+
+
+def leaves(model):
+    """{path: layer} of a built model, nested ones opened, each layer once, in its order."""
+    if not is_network(model):
+        raise ValueError("expected a built Keras model, Sequential or functional.")
+    found = {}
+    for layer in model.layers:
+        inside = leaves(layer) if is_network(layer) else {"": layer}
+        for path, leaf in inside.items():
+            if leaf not in found.values():
+                found[f"{layer.name}/{path}" if path else layer.name] = leaf
+    return found
+
+
+def compressible(model):
+    """{path: layer} of the layers of a built model that multiply by one matrix."""
+    return {path: layer for path, layer in leaves(model).items() if not kinds.refusal(layer)}
+
+
+def why_not(model, path):
+    """Why the layer of this path, or what there is instead, cannot be compressed."""
+    layer = leaves(model).get(path)
+    return kinds.refusal(layer) if layer is not None else "no layer has this name"
+
+
+def copy(model, chains):
+    """A copy of the model, weights included, in which chains of layers replace those named.
+
+    Args:
+        model: a built Keras model, Sequential or functional.
+        chains: {path of a layer with one input: [(new layer, its weights), …]}.
+    """
+    originals = leaves(model)
+    new = {id(originals[path]): [layer for layer, _ in chain] for path, chain in chains.items()}
+    twin = _copy(model, new)
+    for path, layer in originals.items():
+        if layer.weights and path not in chains:
+            new[id(layer)][0].set_weights(layer.get_weights())
+    for layer, weights in itertools.chain(*chains.values()):
+        put(layer, weights)
+    return twin
+
+
+def put(layer, weights):
+    """Set the weights of a layer, in whatever shape they come."""
+    layer.set_weights(
+        [np.reshape(new, old.shape) for new, old in zip(weights, layer.weights, strict=True)]
+    )
+
+
+def _copy(model, new):
+    """A copy of the model's graph; new, {id of a layer: [its new layers]}, is filled on the way."""
+
+    def parts(layer):
+        # What stands in several places, or models, is one layer in the copy, too.
+        if id(layer) not in new:
+            plain = type(layer).from_config
+            new[id(layer)] = [_copy(layer, new) if is_network(layer) else plain(layer.get_config())]
+        return new[id(layer)]
+
+    if isinstance(model, keras.Sequential):
+        (x,) = model.inputs
+        start = keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
+        layers = itertools.chain(*(parts(layer) for layer in model.layers))
+        twin = keras.Sequential([start, *layers], name=model.name)
+        if model.compiled:  # as clone_model does
+            twin.compile_from_config(model.get_compile_config())
+        return twin
+    chains = {}
+
+    def first(layer):
+        chain = parts(layer)
+        chains[id(chain[0])] = chain
+        return chain[0]
+
+    def call(layer, *inputs, **arguments):
+        if len(chains[id(layer)]) == 1:
+            return layer(*inputs, **arguments)
+        (x,) = inputs
+        for part in chains[id(layer)]:
+            x = part(x)
+        return x
+
+    return keras.models.clone_model(model, clone_function=first, call_function=call)
+
+
+def output_layers(model):
+    """Compressible layers that give the model's outputs, at most through layers without weights."""
+    found, names, feeds = [], _output_names(model), _feeds(model)
+    layers = {layer.name: layer for layer in model.layers}  # no sums and products: x + y
+    while names:
+        name = names.pop()
+        layer = layers.get(name)
+        if layer is None or not layer.weights:
+            names += feeds[name]
+        elif is_network(layer):
+            found += output_layers(layer)
+        elif type(layer) in kinds.KINDS:
+            found.append(layer)
+    return found
+
+
+def _output_names(model):
+    if isinstance(model, keras.Sequential):
+        return [model.layers[-1].name]
+    return [name for name, *_ in _entries(model.get_config()["output_layers"])]
+
+
+def _feeds(model):
+    """{layer name: names of the layers that it takes its inputs from}."""
+    if isinstance(model, keras.Sequential):
+        names = [layer.name for layer in model.layers]
+        return {name: names[:i][-1:] for i, name in enumerate(names)}
+    layers = model.get_config()["layers"]
+    return {layer["name"]: [*_histories(layer["inbound_nodes"])] for layer in layers}
+
+
+def _entries(outputs):
+    """[[layer name, …], …] of a config's outputs: one entry, or any structure of entries."""
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    return [outputs] if isinstance(outputs[0], str) else [e for o in outputs for e in _entries(o)]
+
+
+def _histories(nodes):
+    """Names of the layers whose outputs stand in a config's inbound nodes."""
+    if isinstance(nodes, dict):
+        if "keras_history" in nodes:
+            yield nodes["keras_history"][0]
+        nodes = nodes.values()
+    if not isinstance(nodes, (str, bytes)) and np.iterable(nodes):
+        for node in nodes:
+            yield from _histories(node)

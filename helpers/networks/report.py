@@ -1,0 +1,193 @@
+"""What was done to which layer, and why was the rest left alone?"""
+
+import html
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import svd
+from ..layers import DynamicDense
+from . import graph, kinds, watch
+
+
+class Row(NamedTuple):
+    """A layer of the model, and what it has become; pairs are (before, after)."""
+
+    layer: str
+    kind: str
+    shape: tuple  # of its matrix, (n_in, n_out), or None
+    rank: int  # singular values kept; None: all
+    break_even: int  # the largest rank that saves parameters, or None without a matrix
+    energy: float  # the share kept, of the SVD it was cut by; None: all
+    parameters: tuple
+    multiply_adds: tuple  # for one input, or None where they are not counted
+    note: str
+
+
+class Report(NamedTuple):
+    """A row per layer with weights, totals, and what was measured: pairs of (before, after).
+
+    Its text is a table, in a terminal and in a notebook.
+    """
+
+    rows: list
+    parameters: tuple
+    multiply_adds: tuple  # of the layers counted, or None
+    measured: dict  # {name: (before, after)}
+    notes: list  # sentences
+
+    def __str__(self):
+        cells = [HEADER, *map(_cells, self.rows), _totals(self)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        aligned = [
+            [cell.ljust(w) if i in LEFT else cell.rjust(w) for i, (cell, w) in enumerate(row)]
+            for row in ([*zip(line, widths, strict=True)] for line in cells)
+        ]
+        return "\n".join(["  ".join(line).rstrip() for line in aligned] + self._below())
+
+    def _repr_html_(self):
+        def line(cells, tag):
+            sides = ["left" if i in LEFT else "right" for i in range(len(cells))]
+            shown = zip(cells, sides, strict=True)
+            return "".join(
+                f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+                for cell, side in shown
+            )
+
+        body = [line(HEADER, "th"), *(line(_cells(row), "td") for row in self.rows)]
+        rows = "".join(f"<tr>{cells}</tr>" for cells in [*body, line(_totals(self), "th")])
+        below = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._below())
+        return f"<table>{rows}</table>{below}"
+
+    def _below(self):
+        measured = [f"{name}: {_change(pair)}" for name, pair in self.measured.items()]
+        return [*measured, *self.notes]
+
+
+LEFT = (0, 1, 8)  # columns of words
+HEADER = ["layer", "kind", "shape", "rank", "break-even", "energy"]
+HEADER += ["parameters", "multiply-adds", "note"]
+
+
+def report(before, after, svds=None, measure=None):
+    """What `after`, from `truncate`, `factorize` or `dynamic`, has made of the model `before`.
+
+    Args:
+        before: the model.
+        after: its compressed copy, trained since or not.
+        svds: those it was cut by, for the energy kept; the plain ones by default.
+        measure: a function from a model to {name: number}, run on both, for example
+            `helpers.lab.cost.deployed`.
+
+    Returns:
+        Report; print it, or let a notebook show it.
+
+    Raises:
+        ValueError: `after` lacks a layer of `before`: it is no copy of it.
+    """
+    made = graph.leaves(after)
+    adds = _multiply_adds(before), _multiply_adds(after)
+    outputs = graph.output_layers(before)
+    rows = []
+    for path, layer in graph.leaves(before).items():
+        if layer.weights:
+            names = [path] if path in made else [f"{path}_U", f"{path}_Vt"]
+            if not made.keys() >= set(names):
+                raise ValueError(f"{after.name!r} has no {path!r}: it is no copy of the model.")
+            parts = {name: made[name] for name in names}
+            rows.append(_row(path, layer, parts, adds, (svds or {}).get(path), layer in outputs))
+    counted = [row.multiply_adds for row in rows if row.multiply_adds]
+    total = tuple(map(sum, zip(*counted, strict=True))) if counted else None
+    parameters = before.count_params(), after.count_params()
+    measured = [measure(model) for model in (before, after)] if measure else [{}, {}]
+    measured = {name: (number, measured[1][name]) for name, number in measured[0].items()}
+    return Report(rows, parameters, total, measured, _notes(rows, parameters, total, measured))
+
+
+def _row(path, layer, parts, adds, factors, is_output):
+    """The Row of a layer that has become these parts, {path: layer}."""
+    count = layer.count_params(), sum(part.count_params() for part in parts.values())
+    counts = sum((adds[1].get(name, 0) for name in parts), 0)
+    costs = (adds[0][path], counts) if path in adds[0] and adds[1] else None
+    reason = kinds.refusal(layer)
+    if reason:
+        return Row(path, type(layer).__name__, None, None, None, None, count, costs, reason)
+    kind = kinds.of(layer)
+    edge, rank = svd.break_even_rank(kind.shape), _rank(kind, [*parts.values()])
+    kept = None
+    if rank is not None:
+        kept = svd.energy((kind.decompose() if factors is None else factors).s, rank)
+    if len(parts) == 2:
+        slower = costs and costs[1] >= costs[0]
+        note = "smaller, not faster: no fewer multiply-adds" if slower else ""
+    elif rank is not None and type(next(iter(parts.values()))) is DynamicDense:
+        note = "dynamic: smaller once it is factorized"
+    elif rank is not None:
+        saves = rank <= edge
+        note = "truncated: smaller once it is factorized" if saves else ""
+        note = note or "truncated, but two factors of this rank would be no smaller"
+    else:
+        note = "left alone: it was not chosen"
+        note = "left alone: it gives the outputs" if is_output else note
+        note = "left alone: too small for any rank to save" if edge < 1 else note
+    return Row(path, type(layer).__name__, kind.shape, rank, edge, kept, count, costs, note)
+
+
+def _rank(kind, parts):
+    """The rank of what a layer has become, None if it is as it was, or whole."""
+    if len(parts) == 2:
+        return kinds.of(parts[0]).shape[1]
+    if isinstance(parts[0], DynamicDense):
+        return parts[0].D
+    now, W = kinds.of(parts[0]).matrix(), kind.matrix()
+    if np.array_equal(now, W):
+        return None
+    s = np.linalg.svd(now, compute_uv=False)
+    rank = int(np.sum(s > 1e-5 * s[0]))
+    return rank if 0 < rank < len(s) else None
+
+
+def _multiply_adds(model):
+    """{path: multiply-adds}, or {} where inputs are of no known shape."""
+    if any(None in x.shape[1:] for x in model.inputs):
+        return {}
+    return watch.multiply_adds(model)
+
+
+def _notes(rows, parameters, multiply_adds, measured):
+    notes = []
+    if multiply_adds is None:
+        notes.append("Inputs are of no known shape: multiply-adds are not counted.")
+    elif multiply_adds[1] >= multiply_adds[0] and parameters[1] < parameters[0]:
+        notes.append("Smaller, not faster: the multiply-adds are no fewer.")
+    elif not measured:
+        notes.append("Fewer multiply-adds need not be less time: measure it where it runs.")
+    if others := [row.layer for row in rows if _uncounted(row)] if multiply_adds else []:
+        notes.append(f"The multiply-adds of {', '.join(others)} are not counted.")
+    return notes
+
+
+def _uncounted(row):
+    return row.multiply_adds is None and row.note != kinds.NO_MATRIX
+
+
+def _cells(row):
+    shape = "" if row.shape is None else " × ".join(map(str, row.shape))
+    rank = "" if row.rank is None else str(row.rank)
+    edge = "" if row.break_even is None else str(row.break_even)
+    kept = "" if row.energy is None else f"{row.energy:.1%}"
+    costs = "" if row.multiply_adds is None else _change(row.multiply_adds)
+    numbers = [shape, rank, edge, kept, _change(row.parameters), costs]
+    return [row.layer, row.kind, *numbers, row.note]
+
+
+def _totals(report):
+    costs = "" if report.multiply_adds is None else _change(report.multiply_adds)
+    share = report.parameters[1] / report.parameters[0]
+    note = f"{share:.1%} of the parameters"
+    return ["total", "", "", "", "", "", _change(report.parameters), costs, note]
+
+
+def _change(pair):
+    before, after = (f"{n:,.3g}" if isinstance(n, float) else f"{n:,}" for n in pair)
+    return before if before == after else f"{before} → {after}"

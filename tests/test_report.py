@@ -1,0 +1,133 @@
+"""The report: a row a layer, totals that are the model's own, and why a layer was left alone."""
+
+import numpy as np
+import pytest
+
+from helpers import compress, svd
+from helpers.lab import cost
+from helpers.lab.backend import keras
+from helpers.networks import graph
+
+from .zoo import MODELS, NAMES, inputs, lenet, resnet, text
+
+L = keras.layers
+
+
+def rows(report):
+    return {row.layer: row for row in report.rows}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("change", [compress.factorize, compress.truncate])
+def test_totals_are_those_of_the_models(make, change):
+    model = make()
+    small = change(model, 2)
+    report = compress.report(model, small)
+    assert report.parameters == (model.count_params(), small.count_params())
+    assert tuple(sum(row.parameters[i] for row in report.rows) for i in (0, 1)) == report.parameters
+    assert report.multiply_adds == (cost.multiply_adds(model), cost.multiply_adds(small))
+    for row in report.rows:
+        assert row.rank == 2 if row.layer in NAMES[model.name] else row.rank is None
+        if row.rank is None:
+            assert row.note
+            assert row.parameters[0] == row.parameters[1]
+    text = str(report)
+    assert all(row.layer in text for row in report.rows)
+    assert f"{model.count_params():,}" in text
+
+
+def test_a_row_is_what_is_counted_by_hand():
+    model = lenet()
+    report = compress.report(model, compress.factorize(model, {"conv_2": 4}))
+    conv_1, conv_2 = (rows(report)[name] for name in ("conv_1", "conv_2"))
+    W = np.reshape(model.get_layer("conv_2").kernel, (150, 8))
+    s = np.linalg.svd(W, compute_uv=False)
+    assert conv_2[:5] == ("conv_2", "Conv2D", (150, 8), 4, svd.break_even_rank((150, 8)))
+    assert conv_2.energy == pytest.approx(np.sum(s[:4] ** 2) / np.sum(s**2), rel=1e-6)
+    assert conv_2.parameters == (150 * 8 + 8, 4 * (150 + 8) + 8)
+    assert conv_2.multiply_adds == (64 * 150 * 8, 64 * 4 * (150 + 8))  # 8 × 8 positions
+    assert conv_1.multiply_adds == (24 * 24 * 25 * 6,) * 2
+    assert (conv_1.rank, conv_1.energy, conv_1.note) == (
+        None,
+        None,
+        "left alone: it was not chosen",
+    )
+    assert rows(report)["out"].note == "left alone: it gives the outputs"
+
+
+def test_energy_can_be_that_of_the_svds_it_was_cut_by():
+    model = lenet()
+    svds = compress.decompose(model, ["fc"], inputs=inputs(model))
+    small = compress.factorize(model, 3, svds=svds)
+    energy = rows(compress.report(model, small, svds))["fc"].energy
+    assert energy == pytest.approx(svd.energy(svds["fc"].s, 3))
+    assert energy > rows(compress.report(model, small))["fc"].energy
+
+
+def test_it_says_what_is_no_smaller_and_what_is_not_faster():
+    model = resnet()
+    report = compress.report(
+        model, compress.truncate(model, {"fc": 2, "backbone/block_1/around": 4})
+    )
+    notes = {name: row.note for name, row in rows(report).items() if row.rank}
+    assert notes == {
+        "fc": "truncated: smaller once it is factorized",
+        "backbone/block_1/around": "truncated, but two factors of this rank would be no smaller",
+    }
+    assert rows(report)["backbone/block_1/norm"].note == "no matrix"
+    words = text()
+    report = compress.report(words, compress.factorize(words, {"words": 2}))
+    assert rows(report)["words"].note == "smaller, not faster: no fewer multiply-adds"
+    assert rows(report)["words"].multiply_adds == (0, 12 * 2 * 10)
+    assert "Smaller, not faster" in str(report)
+
+
+def test_too_small_dynamic_and_uncounted_layers():
+    start = keras.Input((7,))
+    thin = L.Dense(5, name="wide")(L.Dense(1, name="thin")(start))
+    model = keras.Model(start, L.Dense(2)(L.Dense(9, name="fc")(thin)))
+    report = compress.report(model, compress.dynamic(model, {"fc": 2}))
+    assert rows(report)["thin"].note == "left alone: too small for any rank to save"
+    assert (rows(report)["fc"].rank, rows(report)["fc"].note) == (
+        2,
+        "dynamic: smaller once it is factorized",
+    )
+    model = MODELS["transformer"]()
+    report = compress.report(model, compress.factorize(model, 2))
+    assert rows(report)["attention"].note.startswith("attention")
+    assert "The multiply-adds of attention are not counted." in str(report)
+
+
+def test_inputs_of_unknown_shape_are_reported_without_multiply_adds():
+    start = keras.Input((None,), dtype="int32")
+    x = L.GlobalAveragePooling1D()(L.Embedding(30, 8, name="words")(start))
+    model = keras.Model(start, L.Dense(3)(L.Dense(7, name="fc")(x)))
+    report = compress.report(model, compress.factorize(model, 2))
+    assert report.multiply_adds is None
+    assert rows(report)["fc"].multiply_adds is None
+    assert "not counted" in str(report)
+    with pytest.raises(ValueError, match="inputs must be of known shape"):
+        cost.multiply_adds(model)
+
+
+def test_what_is_measured_stands_below():
+    model = lenet()
+    small = compress.factorize(model, 2)
+    report = compress.report(model, small, measure=cost.deployed)
+    sizes = report.measured["LiteRT bytes"]
+    assert sizes == tuple(len(cost.to_litert(net)) for net in (model, small))
+    assert all(latency > 0 for latency in report.measured["latency, ms"])
+    assert f"LiteRT bytes: {sizes[0]:,} → {sizes[1]:,}" in str(report)
+
+
+def test_a_notebook_shows_a_table():
+    model = lenet()
+    html = compress.report(model, compress.factorize(model, 2))._repr_html_()
+    assert html.count("<tr>") == 1 + 4 + 1  # head, conv_1, conv_2, fc and out, total
+    assert "left alone: it gives the outputs" in html
+
+
+def test_another_model_is_no_copy():
+    with pytest.raises(ValueError, match="it is no copy of the model"):
+        compress.report(lenet(), text())
+    assert graph.leaves(lenet()).keys() - {"conv_1", "conv_2", "fc", "out"}  # pooling, flatten
