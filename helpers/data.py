@@ -5,22 +5,17 @@ import hashlib
 import io
 import os
 import socket
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from . import PROJECT
+from .lab.npz import DataError, read
 
 # Of the four arrays of Keras' mnist.npz, by `_digest`.
 MNIST_SHA256 = "25c98f992c005963b7428e1f38418b233c9b286cc403519287eb8063f0bcfe07"
 SECONDS_TO_CONNECT = 5
-
-
-class DataError(ValueError):
-    """The data set asked for cannot be used; the message says why, and what can be."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ def load(dataset="auto"):
     if dataset == "subset":
         return _subset()
     if dataset.endswith(".npz") or find(dataset).exists():
-        return _split(*_read(find(dataset)), name=Path(dataset).name)
+        return _split(*read(find(dataset)), name=Path(dataset).name)
     raise DataError(
         f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or a path of an .npz file."
     )
@@ -114,40 +109,6 @@ def find(path):
     """The path, looked up in the working directory, then in the project's folder."""
     path = Path(path).expanduser()
     return path if path.exists() or path.is_absolute() else PROJECT / path
-
-
-def _read(path):
-    """The four arrays of an .npz in the layout of Keras' mnist.npz, checked."""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
-    except KeyError as error:
-        raise DataError(f"{path}: lacks the array {error.args[0].split()[0]}.") from error
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged, or not an .npz of plain arrays ({error}).") from error
-    for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        fault = _fault(x, y, least=12 if part == "train" else 1)
-        if fault:
-            raise DataError(f"{path}: the {part} part {fault}.")
-    return arrays
-
-
-def _fault(x, y, least):
-    """What is wrong with images x and labels y, or None; `least` images a class are needed."""
-    if x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype != np.uint8:
-        return f"has images of shape {x.shape} and type {x.dtype}, not (n, 28, 28) of uint8"
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        return f"has labels of shape {y.shape} and type {y.dtype}, not (n,) of integers"
-    if len(x) != len(y):
-        return f"has {len(x)} images but {len(y)} labels"
-    if len(y) and not (y.min() >= 0 and y.max() <= 9):
-        return f"has labels from {y.min()} to {y.max()}, not 0 to 9"
-    counts = np.bincount(y, minlength=10)
-    if counts.min() < least:
-        return f"has {counts.min()} images of class {counts.argmin()}, at least {least} are needed"
-    return None
 
 
 def _subset():

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .lab.backend import keras, tf
-from .networks import kinds, watch
+from .networks import drawn, kinds, watch
 from .progress import Line
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
@@ -62,7 +62,7 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
     curvature, ICML 2015; for patches, Grosse and Martens, ICML 2016.
     """
     inputs = _chosen(model, inputs, samples)
-    surprise = None if loss is None else _surprise(loss)
+    surprise = None if loss is None else drawn.surprise(loss)
     probe = watch.watched(model, names)
     views = {name: kinds.of(layer) for name, (_, layer, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
@@ -148,38 +148,3 @@ def _batches(arrays, doing, probe):
     for start in range(0, n, size):
         yield [tf.constant(array[start : start + size]) for array in arrays]
         line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")
-
-
-def _surprise(loss):
-    """A function (outputs, seed) → the loss, summed, at labels drawn from the outputs."""
-    loss = keras.losses.get(loss)
-    logits = isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", False)
-
-    def categorical(outputs, seed):
-        log_p = tf.nn.log_softmax(outputs) if logits else tf.math.log(outputs + 1e-7)
-        rows = tf.reshape(log_p, (-1, log_p.shape[-1]))
-        drawn = tf.random.stateless_categorical(rows, 1, (seed, 0))
-        return -tf.reduce_sum(tf.gather(rows, drawn, batch_dims=1))
-
-    def binary(outputs, seed):
-        p = tf.sigmoid(outputs) if logits else outputs
-        drawn = tf.random.stateless_uniform(tf.shape(p), (seed, 0), dtype=p.dtype) < p
-        p = tf.clip_by_value(p, 1e-7, 1 - 1e-7)
-        return -tf.reduce_sum(tf.math.log(tf.where(drawn, p, 1 - p)))
-
-    def squared(outputs, seed):
-        drawn = tf.random.stateless_normal(tf.shape(outputs), (seed, 0), dtype=outputs.dtype)
-        return tf.reduce_sum((tf.stop_gradient(outputs + drawn) - outputs) ** 2) / 2
-
-    losses = keras.losses
-    drawing = {
-        losses.CategoricalCrossentropy: (losses.categorical_crossentropy, categorical),
-        losses.SparseCategoricalCrossentropy: (losses.sparse_categorical_crossentropy, categorical),
-        losses.BinaryCrossentropy: (losses.binary_crossentropy, binary),
-        losses.MeanSquaredError: (losses.mean_squared_error, squared),
-    }
-    for kind, (function, draw) in drawing.items():
-        if type(loss) is kind or loss is function:
-            return draw
-    allowed = ", ".join(kind.__name__ for kind in drawing)
-    raise ValueError(f"Γ needs a loss whose labels can be drawn, {allowed}, not {loss!r}.")
