@@ -78,7 +78,7 @@ def measure(method, D, seed, digits, epochs):
         epochs if scratch else max(3, 2 * epochs // 3),
         seed,
         optimizer="TangentSGD",
-        learning_rate=model.LEARNING_RATE / (1 if scratch else 2),
+        weight_decay=model.WEIGHT_DECAY / 10,
         callbacks=[callback],
     )
     seconds = time.perf_counter() - start
