@@ -98,7 +98,7 @@ def _judged(problem, source, seed, seconds):
     if not isinstance(report, dict):
         return report
     if "found" not in report:
-        return " ".join(str(report.get("failure")).split())[:300]
+        return _one_line(str(report.get("failure")))
     try:
         found = [from_plain(value) for value in report["found"]]
         return judge(problem, found, seed)
@@ -106,6 +106,11 @@ def _judged(problem, source, seed, seconds):
         return str(wrong)
     except (TypeError, ValueError, ArithmeticError, RecursionError):
         return "expected values that can be judged, found others"
+
+
+def _one_line(text):
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return text[:300]
 
 
 def _run(asked, seconds):

@@ -1,7 +1,7 @@
 """Exercises: hand an answer its cases, and judge what comes back.
 
-The notebooks' check cells and the grader (tests/grade.py) share this code: a student sees the verdict
-that the grader will give, but for the seed of the cases.
+The notebooks' check cells and the grader (tests/grade.py) share this code: a student sees the
+verdict that the grader will give, but for the seed of the cases.
 """
 
 import base64
@@ -38,25 +38,29 @@ def check(id, answer):
             reason = TOO_MUCH
         except Wrong as wrong:
             reason = str(wrong)
-    print(f"{id}: {'right' if not reason else reason}")
+    print(f"{id}: {reason or 'right'}")
 
 
-def cases(problem, seed):
-    """The cases of an exercise, made anew: a list of tuples, one empty for a value."""
-    made = problem.cases(np.random.default_rng(seed)) if problem.cases else [()]
-    return copy.deepcopy(made)  # no two of its arrays share memory
+def handed(id, seed=0):
+    """What the answer to an exercise is called with: a list of arguments, one tuple a case."""
+    problem = PROBLEMS[id]
+    made = [case[: len(case) - problem.hidden] for case in _cases(problem, seed)]
+    if problem.tensors:
+        from .backend import tf  # seconds, which the other exercises need not wait for
+
+        made = [tuple(tf.constant(part) for part in case) for case in made]
+    return made
 
 
 def answers(problem, answer, seed):
     """What an answer gives for each case: a list."""
-    if problem.cases is None:
-        return [answer]
-    handed = [case[: len(case) - problem.hidden] for case in cases(problem, seed)]
-    if problem.tensors:
-        from .backend import tf  # seconds, which the other exercises need not wait for
+    return [answer(*case) if problem.cases else answer for case in handed(problem.id, seed)]
 
-        handed = [[tf.constant(part) for part in case] for case in handed]
-    return [answer(*case) for case in handed]
+
+def _cases(problem, seed):
+    """The cases, made anew, one without parts for a value; no two of their arrays share memory."""
+    made = problem.cases(np.random.default_rng(seed)) if problem.cases else [()]
+    return copy.deepcopy(made)
 
 
 def judge(problem, found, seed):
@@ -69,7 +73,7 @@ def judge(problem, found, seed):
     """
     if all(value is None for value in found):
         return NOT_TRIED
-    asked = cases(problem, seed)
+    asked = _cases(problem, seed)
     if len(found) != len(asked):
         return f"expected {len(asked)} values, found {len(found)}"
     for number, (value, case) in enumerate(zip(found, asked, strict=True), start=1):

@@ -6,7 +6,8 @@ still has the exercise to do.
 """
 
 import re
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,7 +110,9 @@ def _rank_for_energy(found, s, share):
     _must(kept >= share, f"expected a share of {share} to be kept, found {kept:.4f}")
     if D > 1:
         fewer = svd.energy(s, D - 1)
-        _must(fewer < share, f"expected the smallest rank, but one less keeps {fewer:.4f} >= {share}")
+        _must(
+            fewer < share, f"expected the smallest rank, but one less keeps {fewer:.4f} >= {share}"
+        )
 
 
 def _harmless_rank(found):
@@ -120,14 +123,19 @@ def _harmless_rank(found):
     def change(D):
         return np.linalg.norm(W - svd.truncate(factors, D)) / np.linalg.norm(W)
 
-    _must(change(D) < 1e-9, f"expected that no W ever changes, found one that does, by {change(D):.0%}")
+    _must(
+        change(D) < 1e-9,
+        f"expected that no W ever changes, found one that does, by {change(D):.0%}",
+    )
     earlier = D > 1 and change(D - 1) < 1e-9
     _must(not earlier, "expected the first such rank, but one less never changes anything, either")
 
 
 def _layers_with_inputs(rng):
     shapes = [(200, 12, 8, 3), (500, 30, 40, 5)]
-    return [(rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D) for n, n_in, n_out, D in shapes]
+    return [
+        (rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D) for n, n_in, n_out, D in shapes
+    ]
 
 
 def _truncate_for_inputs(found, W, x, D):
@@ -171,7 +179,7 @@ def _cheapest_ranks(found, spectra, shapes, rise):
 def _dual_bound(tails, prices, rise):
     """No ranks with this rise cost less: the largest value of the Lagrangian's dual function.
 
-        max_λ  Σ_l min_D (price_l D + λ tail_l(D)) − λ rise,    at one of the λ where a D changes
+    max_λ  Σ_l min_D (price_l D + λ tail_l(D)) − λ rise,    at one of the λ where a D changes
     """
     changes = [p / np.maximum(-np.diff(t), 1e-12) for t, p in zip(tails, prices, strict=True)]
     multipliers = np.concatenate(changes)
