@@ -1,7 +1,7 @@
 """Writes the student's edition and the solved one: `python -m tests.editions FOLDER`.
 
-FOLDER/student is this project without tests/solutions.py, its answer cells blank; in FOLDER/solved they
-hold the solutions.
+FOLDER/student is this project without tests/solutions.py, its answer cells blank; in FOLDER/solved
+they hold the solutions.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def _verdicts():
 
 
 def fill(path, sources, printed):
-    """Write sources into the answer cells of a notebook, and what was printed below their checks."""
+    """Write sources into a notebook's answer cells, and what was printed below their checks."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     answered = None
     for cell in notebook["cells"]:
