@@ -15,6 +15,7 @@ from helpers.lab.problems import Wrong
 SCRIPT = Path(__file__).with_name("answering.py")
 IMPORTS = {"numpy", "numpy.linalg", "scipy.linalg", "math", "itertools", "functools"}
 LARGEST = 2**26  # bytes of what an answer may give back
+NOTHING = "it ended Python, and gave nothing back"
 
 
 def cells(path):
@@ -98,7 +99,8 @@ def _judged(problem, source, seed, seconds):
     if not isinstance(report, dict):
         return report
     if "found" not in report:
-        return _one_line(str(report.get("failure")))
+        # An answer may have written the report: whatever it says, it is no verdict.
+        return _one_line(str(report.get("failure"))) or NOTHING
     try:
         found = [from_plain(value) for value in report["found"]]
         return judge(problem, found, seed)
@@ -140,7 +142,7 @@ def _run(asked, seconds):
     except (ValueError, RecursionError):
         report = None
     right = isinstance(report, dict) and isinstance(report.get("found", []), list)
-    return report if right else "it ended Python, and gave nothing back"
+    return report if right else NOTHING
 
 
 def _environment(folder):
