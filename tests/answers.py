@@ -42,7 +42,7 @@ def grade(problem, sources, seed, seconds):
         problem: helpers.lab.problems.Problem.
         sources: of the answer cells that have its id; there should be one.
         seed: of the cases that it is handed.
-        seconds: of processor time that it may take, and a third of those by the clock.
+        seconds: of processor time that it may take; by the clock, three times that.
     """
     if len(sources) != 1:
         return f"expected one answer cell, found {len(sources)}"
@@ -133,7 +133,7 @@ def _run(asked, seconds):
             return f"it took more than {seconds:g} seconds"
         finally:
             _end(process)
-        if process.returncode == -signal.SIGXCPU or process.returncode == -signal.SIGKILL:
+        if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
             return f"it took more than {asked['seconds']:g} seconds of processor time"
         out.seek(0)
         content = out.read(LARGEST + 1)
@@ -155,6 +155,6 @@ def _end(process):
     """End it, and all that it may have started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except (OSError, AttributeError):  # it has ended, or this is Windows
-        process.kill()
+    except ProcessLookupError:  # they have ended
+        pass
     process.wait()

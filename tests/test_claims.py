@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_a_check_says_what_is_committed():
     assert len({cell.metadata.grade.id for cell in found}) == len(found) > 25
     for cell in found:
         id, title = cell.metadata.grade.id, cell.metadata.grade.title
-        assert cell.source.startswith(f"# check {id}: {title}\n")
+        assert re.match(rf"# check {id}(?: \(\d points?\))?: {re.escape(title)}\n", cell.source)
         assert "nbval-check-output" in cell.metadata.tags
         printed = "".join(output.text for output in cell.outputs)
         assert printed

@@ -138,5 +138,8 @@ def limit_memory():
     except (OSError, AttributeError):
         return None
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (has + MEMORY, before[1]))
+    most = has + MEMORY
+    if before[1] != resource.RLIM_INFINITY:
+        most = min(most, before[1])
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
     return before
