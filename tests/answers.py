@@ -1,6 +1,7 @@
 """Takes an answer from a notebook, and runs it where it can do no harm to its own verdict."""
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from helpers.lab.exercises import NOT_TRIED, from_plain, judge
 from helpers.lab.problems import Wrong
 
 SCRIPT = Path(__file__).with_name("answering.py")
-IMPORTS = {"numpy", "numpy.linalg", "scipy.linalg", "math", "itertools", "functools"}
+IMPORTS = {"numpy", "numpy.linalg", "scipy.linalg", "math", "itertools", "functools", "helpers.svd"}
 LARGEST = 2**26  # bytes of what an answer may give back
 NOTHING = "it ended Python, and gave nothing back"
 
@@ -83,7 +84,9 @@ def _reason(node):
     if isinstance(node, ast.Import):
         imported = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-        imported = ["." * node.level + (node.module or "")]
+        module = "." * node.level + (node.module or "")
+        whole = module in IMPORTS
+        imported = [module if whole else f"{module}.{alias.name}" for alias in node.names]
     if unknown := [module for module in imported if module not in IMPORTS]:
         return f"it may import {', '.join(sorted(IMPORTS))}, not {unknown[0]}"
     if isinstance(node, (ast.Global, ast.Nonlocal)):
@@ -153,8 +156,6 @@ def _environment(folder):
 
 def _end(process):
     """End it, and all that it may have started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # they have ended
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # they have ended
-        pass
     process.wait()

@@ -138,6 +138,7 @@ def graded(source, seconds=20):
 def test_what_is_right_scores():
     assert graded(RIGHT) == ""
     assert graded("import numpy as np\nfrom math import sqrt\n\n\n# by hand\n" + RIGHT) == ""
+    assert graded("from scipy import linalg\nfrom helpers import svd\n" + RIGHT) == ""
     assert graded(RIGHT.replace("def", "project = 1\ndef")) == ""
 
 
@@ -169,7 +170,8 @@ def answer(folder, id, source, times=1):
     (i,) = [i for i, cell in enumerate(notebook.cells) if cell.metadata.get("exercise") == id]
     notebook.cells[i].source = source
     for number in range(1, times):
-        notebook.cells.insert(i + 1, notebook.cells[i] | {"id": f"another-{number}"})
+        metadata = notebook.cells[i].metadata
+        notebook.cells.insert(i + number, nbformat.v4.new_code_cell(source, metadata=metadata))
     nbformat.write(notebook, path)
 
 

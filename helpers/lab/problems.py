@@ -77,7 +77,7 @@ def _parts(found, *names):
 def _brief(found):
     if isinstance(found, np.ndarray):
         return f"an array of shape {found.shape}"
-    text = repr(found)
+    text = " ".join(repr(found).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
