@@ -204,11 +204,12 @@ def test_any_value_has_a_verdict(id, value):
 
 def test_an_answer_cannot_change_what_another_case_or_the_verdict_sees():
     def spoil(s, share):
+        rank = int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)) + 1
         s[:] = 0
-        return 1
+        return rank
 
     before = exercises.handed("1.E1")[0][0].copy()
-    assert "case 2 of 9: expected" in verdict("1.E1", spoil)
+    assert verdict("1.E1", spoil) == ""
     assert np.array_equal(exercises.handed("1.E1")[0][0], before)
     assert not np.array_equal(exercises.handed("1.E1", seed=1)[0][0], before)
 

@@ -60,7 +60,7 @@ def answers(problem, answer, seed):
 def _cases(problem, seed):
     """The cases, made anew, one without parts for a value; no two of their arrays share memory."""
     made = problem.cases(np.random.default_rng(seed)) if problem.cases else [()]
-    return copy.deepcopy(made)
+    return [copy.deepcopy(case) for case in made]
 
 
 def judge(problem, found, seed):
