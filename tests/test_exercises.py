@@ -68,6 +68,22 @@ def outside(A, U, Vt):
     return A - U @ (U.T @ A) - (A - U @ (U.T @ A)) @ Vt.T @ Vt
 
 
+def share_outside(step, U, Vt):
+    return np.linalg.norm(outside(step, U, Vt)) / np.linalg.norm(step)
+
+
+def regressed(x, z, U, Vt):
+    """The best factors of all, and a measurement that was not made."""
+    B, D = np.linalg.lstsq(x, z, rcond=None)[0], len(Vt)
+    Vt = svd.decompose(x @ B).Vt[:D]
+    return B @ Vt.T, Vt, 1.0
+
+
+def ascending(A, B):
+    U, s, Vt = np.linalg.svd(np.linalg.qr(A)[1] @ B, full_matrices=False)
+    return (np.linalg.qr(A)[0] @ U)[:, ::-1], s[::-1], Vt[::-1]
+
+
 def trained(x, z, W, ranks, rate, derivative, always="straight_through"):
     """By one derivative, whatever was asked for."""
     matrices, gaps = [W], []
@@ -148,6 +164,7 @@ WRONG = {
     "2.E3": [
         lambda A, B: (np.linalg.qr(A)[0], np.ones(3), np.linalg.qr(B.T)[0].T),
         lambda A, B: (A, np.ones(3), B),
+        ascending,
     ],
     "2.E4": [
         lambda x, dy, U, Vt: (x.T @ (dy @ Vt.T), x.T[:3] @ dy),
@@ -156,6 +173,7 @@ WRONG = {
         lambda x, dy, U, Vt: (U, Vt),
     ],
     "2.E5": [
+        regressed,
         lambda x, z, U, Vt: (U, Vt, 1.0),
         lambda x, z, U, Vt: (U, np.linalg.lstsq(x @ U, z, rcond=None)[0], 1.0),
         lambda x, z, U, Vt: (np.linalg.lstsq(x, z, rcond=None)[0], np.eye(z.shape[1]), 1.0),
@@ -175,12 +193,14 @@ WRONG = {
     ],
     "3.E4": [
         lambda G, U, Vt: (0.0, 0.0),
-        lambda G, U, Vt: [np.linalg.norm(outside(S, U, Vt)) / np.linalg.norm(S) for S in (G, G)],
-        lambda G, U, Vt: (0.0, np.linalg.norm(outside(np.sign(G), U, Vt)) / np.sqrt(G.size)),
+        lambda G, U, Vt: (0.5, share_outside(np.sign(G - outside(G, U, Vt)), U, Vt)),
+        lambda G, U, Vt: (share_outside(G, U, Vt), share_outside(G, U, Vt)),
+        lambda G, U, Vt: (0.0, share_outside(np.sign(G), U, Vt)),
     ],
     "3.E5": [
         trained,
         lambda *handed: trained(*handed, always="tangent"),
+        lambda *handed: (trained(*handed, always=handed[-1])[0], np.zeros(len(handed[3]))),
         lambda x, z, W, ranks, *_: (np.array([W] * (len(ranks) + 1)), np.zeros(len(ranks))),
         lambda x, z, W, ranks, rate, derivative: trained(x, z, W, ranks, 2 * rate, derivative),
     ],
