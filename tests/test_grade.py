@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 import subprocess
@@ -8,106 +9,282 @@ import nbformat
 import pytest
 
 from helpers import PROJECT
-from tests import grade
+from helpers.lab.problems import PROBLEMS
+from tests import answers, claims, grade
 
-NAMES = ["01_truncated_svd.ipynb", "02_factorized_network.ipynb", "03_dynamic_svd.ipynb"]
+SOLUTIONS = PROJECT / "tests" / "solutions.py"
+PROJECTION = PROBLEMS["3.E2"]
+RIGHT = """def project(X, U, Vt):
+    return U @ (U.T @ X) + (X - U @ (U.T @ X)) @ Vt.T @ Vt
+"""
+# Each after, before or in the place of an answer that is wrong.
+WRONG = "def project(X, U, Vt):\n    return X\n"
 
 
-def submission(folder, keep):
-    """A copy of the project whose notebooks hold only what these checks need."""
-    shutil.copytree(PROJECT / "helpers", folder / "helpers")
-    (folder / "notebooks").mkdir()
-    for name, ids in keep.items():
-        notebook = nbformat.read(PROJECT / "notebooks" / name, as_version=4)
-        notebook.cells = [
-            cell
-            for cell in notebook.cells
-            if cell.source.startswith("import ")
-            or "parameters" in cell.metadata.get("tags", [])
-            or cell.metadata.get("grade", {}).get("id") in ids
-        ]
-        nbformat.write(notebook, folder / "notebooks" / name)
+def reporting(report):
+    """An answer that finds where its process reports to, and writes there itself."""
+    return f"""def project(X, U, Vt):
+    os = np.f2py.os
+    for descriptor in range(3, 20):
+        try:
+            os.write(descriptor, {json.dumps(report).encode()!r})
+        except OSError:
+            pass
+    os._exit(0)
+"""
+
+
+FORGERIES = {
+    "print": ("def print(*values):\n    pass\n" + WRONG, "line 1: expected imports and project"),
+    "allclose": ("np.allclose = lambda *a, **k: True\n" + WRONG, "line 1: expected imports"),
+    "allclose inside": (
+        WRONG.replace("return", "np.allclose = np.linalg.norm = lambda *a, **k: 0.0; return"),
+        "expected nothing outside",
+    ),
+    "equal to all": (
+        "class Same(float):\n    def __eq__(self, other):\n        return True\n" + WRONG,
+        "line 1: expected imports",
+    ),
+    "equal to all inside": (
+        """def project(X, U, Vt):
+    return type("Same", (float,), {"__eq__": lambda *a: True, "__le__": lambda *a: True})()
+""",
+        "expected finite numbers of shape (12, 9), found 0.0",
+    ),
+    "atexit": ("import atexit\n" + WRONG, "line 1: it may import"),
+    "atexit inside": (WRONG.replace("return X", "import atexit"), "line 2: it may import"),
+    "the module that it hands": (
+        "def project(X, U, Vt):\n    svd.decompose = None\n    svd.SVD.count = 1\n    return X",
+        "expected nothing outside",
+    ),
+    "patched verdict": (
+        WRONG.replace("return X", "from helpers.lab import problems"),
+        "line 2: it may import",
+    ),
+    "sys.exit": (WRONG.replace("return X", "raise SystemExit(0)"), "SystemExit: 0, line 2"),
+    "exit": (WRONG.replace("return X", "exit()"), "SystemExit"),
+    "an endless loop": (WRONG.replace("return X", "while True: pass"), "it took more than 1 sec"),
+    "memory without end": (
+        WRONG.replace("return X", "a = [0]\n    while True: a += a"),
+        "expected at most 2 GiB of memory",
+    ),
+    "a file written over": (
+        WRONG.replace("return X", f"open({str(SOLUTIONS)!r}, 'a').write('#')"),
+        "it may not open",
+    ),
+    "reading the solution": (
+        WRONG.replace("return X", f"exec(open({str(SOLUTIONS)!r}).read()); return X"),
+        "it may not open",
+    ),
+    "reading it by NumPy": (
+        WRONG.replace("return X", f"return np.fromfile({str(SOLUTIONS)!r}, dtype='u1')"),
+        "it may not open",
+    ),
+    "importing the solution": ("from tests.solutions import project\n", "line 1: it may import"),
+    "importing from the copy": ("from mine import project\n", "line 1: it may import"),
+    "by its folder": ("from .mine import project\n", "line 1: it may import"),
+    "by another way in": (
+        WRONG.replace("return X", "return np.core.__builtins__"),
+        "line 2: it may not use __builtins__",
+    ),
+    "a process of its own": (
+        WRONG.replace("return X", "np.f2py.subprocess.run(['true']); return X"),
+        "it may not call subprocess.Popen",
+    ),
+    "a fork": (WRONG.replace("return X", "np.f2py.os.fork(); return X"), "not call os.fork"),
+    "the grader's end": (
+        WRONG.replace("return X", "np.f2py.os.kill(np.f2py.os.getppid(), 9); return X"),
+        "it may not call os.kill",
+    ),
+    "limits raised": (
+        WRONG.replace("return X", "np.f2py.sys.modules['resource'].setrlimit(0, (-1, -1))"),
+        "it may not call resource.setrlimit",
+    ),
+    "a report of its own": (reporting({"failure": ""}), "it ended Python"),
+    "a report that is none": (reporting({"found": 3}), "it ended Python"),
+    "a report of nothing": (reporting({"found": []}), "not attempted"),
+    "a report of two": (reporting({"found": [1, 2]}), "expected 3 values, found 2"),
+    "a report that promises": (reporting({"found": [{}, {}, {}]}), "found other bytes"),
+    "more than it was asked for": (WRONG + "print('3.E2: right')\n", "line 3: expected imports"),
+    "a decorator": ("@print\n" + WRONG, "line 2: expected imports"),
+    "a global": (WRONG.replace("return X", "global np"), "line 2: it may not rebind"),
+    "another name": ("def projected(X, U, Vt):\n    return X", "line 1: expected imports"),
+    "imports alone": ("import math", "it does not define project"),
+    "no Python": ("def project(X:", "line 1: "),
+    "a magic": ("%load_ext x", "line 1: "),
+    "a null byte": ("\0", "it is not Python"),
+    "an error": (WRONG.replace("return X", "return X @ X"), "ValueError: "),
+    "an error of many lines": (
+        WRONG.replace("return X", "raise ValueError('a\\nb\\0' * 999)"),
+        "ValueError: a b?a b?",
+    ),
+    "text": (WRONG.replace("return X", "return 'right'"), "expected finite numbers"),
+    "more than can be written": (
+        WRONG.replace("return X", "return np.zeros((3000, 3000))"),
+        "it ended Python",
+    ),
+    "nested without end": (
+        WRONG.replace("return X", "a = []\n    for _ in range(500): a = [a]\n    return a"),
+        "RecursionError",
+    ),
+    "nothing": (WRONG.replace("return X", "pass"), "not attempted"),
+}
+
+
+def graded(source, seconds=20):
+    return answers.grade(PROJECTION, [source], seed=2, seconds=seconds)
+
+
+def test_what_is_right_scores():
+    assert graded(RIGHT) == ""
+    assert graded("import numpy as np\nfrom math import sqrt\n\n\n# by hand\n" + RIGHT) == ""
+    assert graded("from scipy import linalg\nfrom helpers import svd\n" + RIGHT) == ""
+    assert graded(RIGHT.replace("def", "project = 1\ndef")) == ""
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_what_is_forged_does_not(name):
+    source, expected = FORGERIES[name]
+    before = SOLUTIONS.read_bytes() if SOLUTIONS.exists() else b""
+    reason = graded(source, seconds=1 if "endless" in name else 20)
+    assert reason
+    assert expected in reason
+    assert "\n" not in reason
+    assert len(reason) <= 300
+    assert before == (SOLUTIONS.read_bytes() if SOLUTIONS.exists() else b"")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the notebooks alone, with two exercises answered, one of them right."""
+    folder = tmp_path_factory.mktemp("copies") / "ada"
+    shutil.copytree(PROJECT / "notebooks", folder / "notebooks")
+    answer(folder, "1.E2", "harmless_rank = 10  # as many singular values")
+    answer(folder, "3.E1", "largest_cheaper_D = 139")
     return folder
 
 
-def insert(folder, name, source, position=2):
-    path = folder / "notebooks" / name
+def answer(folder, id, source, times=1):
+    path = folder / "notebooks" / grade.notebook_of(id)
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells.insert(position, nbformat.v4.new_code_cell(source))
+    (i,) = [i for i, cell in enumerate(notebook.cells) if cell.metadata.get("exercise") == id]
+    notebook.cells[i].source = source
+    for number in range(1, times):
+        metadata = notebook.cells[i].metadata
+        notebook.cells.insert(i + number, nbformat.v4.new_code_cell(source, metadata=metadata))
     nbformat.write(notebook, path)
 
 
-def graded(folder, *options):
-    """Grades by id, as the command writes them, and what it printed."""
-    results, xml = folder / "results.json", folder / "junit.xml"
-    command = [sys.executable, "-m", "tests.grade", folder, "--results", results, "--junit", xml]
+def command(*arguments):
+    """What `python -m tests.grade` printed, and its status."""
     done = subprocess.run(
-        [*command, *options], cwd=PROJECT, capture_output=True, text=True, timeout=200
+        [sys.executable, "-m", "tests.grade", *map(str, arguments)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert "Traceback" not in done.stdout + done.stderr
-    scores = json.loads(results.read_text())
-    cases = ElementTree.parse(xml).findall(".//testcase")
-    assert len(cases) == len(scores["tests"]) == done.stdout.count("/") - 4
-    won = [int(case.find(".//property[@name='won']").get("value")) for case in cases]
-    assert sum(won) == scores["score"]
-    return {test["number"]: test for test in scores["tests"]}, done
+    return done
 
 
-def test_the_list_is_that_of_the_notebooks():
-    listed = json.loads(grade.LISTED.read_text(encoding="utf-8"))
-    assert listed == grade.list_graded(PROJECT / "notebooks"), "python -m tests.grade --relist"
-    items = [item for notebook in listed.values() for item in notebook["graded"]]
-    assert len({item["id"] for item in items}) == len(items)
-    for item in items:
-        kind = "exercise" if "exercise" in item else "check"
-        points = f"{item['points']} point" + "s" * (item["points"] > 1)
-        first = item["source"].splitlines()[0]
-        assert first == f"# {kind} {item['id']} ({points}): {item['title']}"
-        assert bool(item["expected"]) == (kind == "check")
-
-
-def test_what_is_right_scores_and_what_is_tampered_with_does_not(tmp_path):
-    keep = dict(zip(NAMES, [["1.4", "1.13"], ["2.1", "2.2"], ["3.1", "3.4"]], strict=True))
-    folder = submission(tmp_path / "copy", keep)
-    insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
-    insert(folder, NAMES[1], "import time\nwhile True:\n    time.sleep(1)", position=3)
-    insert(folder, NAMES[2], "layers.straight_through = lambda x, dy, W, *_: tf.zeros_like(W)")
-    insert(folder, NAMES[2], "import os; os._exit(1)", position=4)
-    scores, done = graded(folder, "--timeout", "15")
+def test_a_copy_is_graded(copy, tmp_path):
+    results, xml = tmp_path / "results.json", tmp_path / "junit.xml"
+    done = command(copy, "--results", results, "--junit", xml, "--seed", 5)
     assert done.returncode == 1
-    assert (scores["1.4"]["score"], scores["1.4"]["max_score"]) == (0, 2)
-    assert scores["1.4"]["output"].startswith("expected ")
-    assert scores["1.13"]["score"] == 1
-    assert scores["1.1"]["output"] == "its cell is missing"
-    assert scores["1.E1"]["max_score"] == 0
-    assert scores["2.1"]["score"] == 2
-    assert "never ran" in scores["2.2"]["output"]
-    assert scores["3.1"]["output"] == "expected 'gradient: True', found 'gradient: False'"
-    assert "never ran" in scores["3.4"]["output"]
+    assert "seed 5" in done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["all", "notebooks", "2/45"]
+    scores = json.loads(results.read_text())
+    assert scores["score"] == 2
+    tests = {test["number"]: test for test in scores["tests"]}
+    assert [*tests] == [*PROBLEMS]
+    assert (tests["1.E2"]["score"], tests["1.E2"]["max_score"]) == (2, 2)
+    assert (tests["3.E1"]["score"], tests["3.E1"]["max_score"]) == (0, 1)
+    assert tests["3.E1"]["output"].startswith("expected fewer multiply-adds than 805,306,368")
+    assert tests["2.E1"]["output"] == "not attempted"
+    cases = ElementTree.parse(xml).findall(".//testcase")
+    won = [int(case.find(".//property[@name='won']").get("value")) for case in cases]
+    assert len(cases) == len(PROBLEMS)
+    assert sum(won) == 2
+    assert len(ElementTree.parse(xml).findall(".//failure")) == len(PROBLEMS) - 1
 
 
-def test_without_notebooks_nothing_scores(tmp_path):
-    folder = submission(tmp_path / "copy", {})
-    (folder / "notebooks" / NAMES[1]).write_text("{")
-    scores, done = graded(folder)
-    assert (scores["1.1"]["score"], scores["1.1"]["output"]) == (0, "the notebook is missing")
-    assert scores["2.1"]["output"].startswith("it is not a notebook")
-    assert done.stdout.splitlines()[-1].split()[-1].startswith("0/")
+def test_an_untouched_copy_scores_nothing():
+    done = command()
+    assert done.stdout.splitlines()[-1].split() == ["all", "notebooks", "0/45"]
+
+
+def test_a_class_is_graded_and_a_bad_copy_costs_the_others_nothing(copy, tmp_path):
+    folder = tmp_path / "class"
+    shutil.copytree(copy, folder / "ada")
+    shutil.copytree(copy / "notebooks", folder / "bob")  # notebooks alone
+    (folder / "eve" / "notebooks").mkdir(parents=True)
+    (folder / "eve" / "notebooks" / claims.NAMES[0]).write_text("{")
+    (folder / "eve" / "notebooks" / claims.NAMES[1]).write_text('{"cells": [3]}')
+    (folder / "a file").write_text("")
+    table, feedback = tmp_path / "grades.csv", tmp_path / "feedback"
+    done = command(folder, "--copies", "--csv", table, "--feedback", feedback)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == ["ada: 2/45", "bob: 2/45", "eve: 0/45"]
+    assert "[3 of 3] eve" in done.stderr
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [(row["copy"], row["won"], row["possible"]) for row in rows] == [
+        *(("ada", "2", "45"), ("bob", "2", "45"), ("eve", "0", "45"))
+    ]
+    assert [row["1.E2"] for row in rows] == ["2", "2", "0"]
+    said = (feedback / "eve.txt").read_text(encoding="utf-8")
+    assert "is not a notebook" in said
+    assert "the notebook is missing" in said
+    assert "expected fewer multiply-adds" in (feedback / "ada.txt").read_text(encoding="utf-8")
+
+
+def test_what_the_grader_cannot_foresee_costs_one_copy_only(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "bob").mkdir()
+    graded = grade.grade
+
+    def failing(folder, chosen):
+        if folder.name == "ada":
+            raise RuntimeError("no more space")
+        return graded(folder, chosen)
+
+    monkeypatch.setattr(grade, "grade", failing)
+    table = tmp_path / "grades.csv"
+    assert grade.main([str(tmp_path), "--copies", "--csv", str(table)]) == 1
+    assert capsys.readouterr().out == "ada: 0/45\nbob: 0/45\n"
+    assert len(table.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_an_exercise_has_one_answer_cell(copy, tmp_path, times):
+    shutil.copytree(copy, tmp_path / "eve")
+    answer(tmp_path / "eve", "1.E2", "harmless_rank = 10", times=2)
+    sources = answers.cells(tmp_path / "eve" / "notebooks" / claims.NAMES[0])["1.E2"]
+    reason = answers.grade(PROBLEMS["1.E2"], sources[:times], seed=0, seconds=20)
+    assert reason == f"expected one answer cell, found {times}"
+
+
+def test_only_cells_with_the_tag_are_answers(copy, tmp_path):
+    shutil.copytree(copy, tmp_path / "eve")
+    path = tmp_path / "eve" / "notebooks" / claims.NAMES[0]
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["metadata"].pop("tags", None)
+    path.write_text(json.dumps(notebook))
+    assert answers.cells(path) == {}
 
 
 @pytest.mark.parametrize(
-    ("printed", "reason"),
+    ("arguments", "said"),
     [
-        ("a: True\nb: True\n", ""),
-        ("a: True\nb: False\n", "expected 'b: True', found 'b: False'"),
-        ("a: not attempted\n", grade.NOT_TRIED),
-        ("", "expected 'True', found 'nothing'"),
+        (["/no/such/folder"], "FOLDER must be a copy of the project"),
+        (["/no/such/folder", "--copies"], "FOLDER must hold copies of the project"),
+        (["--copies", "--results", "x"], "--results is of one copy"),
+        (["--seconds", "0"], "--seconds must be at least 1, not 0."),
     ],
 )
-def test_every_line_of_an_exercise_must_be_true(printed, reason):
-    assert grade._difference({"exercise": True, "expected": ""}, printed) == reason
-
-
-def test_a_folder_that_is_none_is_one_sentence(capsys):
-    assert grade.main(["/no/such/folder"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_a_bad_argument_is_one_sentence(capsys, arguments, said):
+    assert grade.main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == 1

@@ -1,0 +1,94 @@
+"""Writes the student's edition and the solved one: `python -m tests.editions FOLDER`.
+
+FOLDER/student is this project without tests/solutions.py, its answer cells blank; in FOLDER/solved
+they hold the solutions.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from helpers import PROJECT
+from helpers.lab import exercises
+from helpers.lab.problems import PROBLEMS
+
+SOLUTIONS = Path(__file__).with_name("solutions.py")
+
+
+def main(arguments=None):
+    """Write both editions; return 0, or 2 if they cannot be written."""
+    parser = argparse.ArgumentParser(prog="python -m tests.editions", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where to write student/ and solved/")
+    folder = parser.parse_args(arguments).folder
+    wrong = ""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        wrong = f"FOLDER must be new or empty: {str(folder)!r} is not."
+    elif folder.resolve().is_relative_to(PROJECT):
+        wrong = f"FOLDER must lie outside of the project, {str(folder)!r} does not."
+    elif not SOLUTIONS.exists():
+        wrong = "There are no solutions in the student's edition."
+    if wrong:
+        print(wrong, file=sys.stderr)
+        return 2
+    student, solved = folder / "student", folder / "solved"
+    for edition in (student, solved):
+        shutil.copytree(PROJECT, edition, ignore=_ignored())
+    (student / "tests" / SOLUTIONS.name).unlink()
+    blank, written = (student / "notebooks").glob("*.ipynb"), (solved / "notebooks").glob("*.ipynb")
+    for path in blank:
+        fill(path, {id: problem.blank for id, problem in PROBLEMS.items()}, _not_tried())
+    for path in written:
+        fill(path, solutions(), _verdicts())
+    print(f"{student}\n{solved}")
+    return 0
+
+
+def _ignored():
+    """What .gitignore names, and git's own."""
+    lines = (PROJECT / ".gitignore").read_text(encoding="utf-8").split()
+    return shutil.ignore_patterns(".git", *(line.rstrip("/") for line in lines))
+
+
+def solutions():
+    """The sources of the solutions: {id: source}."""
+    parts = re.split(r"^# %% (\S+)\n", SOLUTIONS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {id: source.strip() for id, source in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _not_tried():
+    return {id: f"{id}: {exercises.NOT_TRIED}\n" for id in PROBLEMS}
+
+
+def _verdicts():
+    """What the checks print for the solutions: {id: text}."""
+    solved, printed = importlib.import_module("tests.solutions"), {}
+    for id, problem in PROBLEMS.items():
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exercises.check(id, getattr(solved, problem.name))
+        printed[id] = said.getvalue()
+    return printed
+
+
+def fill(path, sources, printed):
+    """Write sources into a notebook's answer cells, and what was printed below their checks."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    answered = None
+    for cell in notebook["cells"]:
+        if "answer" in cell["metadata"].get("tags", []):
+            answered = cell["metadata"]["exercise"]
+            cell["source"] = sources[answered].splitlines(keepends=True)
+        elif answered and f'exercises.check("{answered}"' in "".join(cell["source"]):
+            stream = {"name": "stdout", "output_type": "stream"}
+            cell["outputs"] = [stream | {"text": printed[answered].splitlines(keepends=True)}]
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

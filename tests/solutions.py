@@ -1,0 +1,131 @@
+"""The answers to the exercises, a cell each: graders have them, the student's edition does not."""
+
+import numpy as np
+
+from helpers import svd
+from helpers.lab.backend import tf
+
+
+# %% 1.E1
+def rank_for_energy(s, share):
+    kept = np.cumsum(s**2) / np.sum(s**2)
+    return int(np.argmax(kept >= share)) + 1
+
+
+# %% 1.E2
+harmless_rank = 10  # a 1024 × 10 matrix has no more singular values than that
+
+
+# %% 1.E3
+def truncate_for_inputs(W, x, D):
+    # The best outputs of rank D are x W V Vᵀ, V the leading right singular vectors of x W.
+    Vt = svd.decompose(x @ W).Vt[:D]
+    return W @ Vt.T @ Vt
+
+
+# %% 1.E4
+def cheapest_ranks(spectra, shapes, rise):
+    # One singular value at a time: always the one whose s² is the largest per parameter.
+    ranks = [1] * len(spectra)
+    lost = sum(np.sum(s[1:] ** 2) / 2 for s in spectra)
+    while lost > rise:
+        worth = [
+            s[D] ** 2 / sum(shape) if D < len(s) else 0
+            for s, D, shape in zip(spectra, ranks, shapes, strict=True)
+        ]
+        layer = int(np.argmax(worth))
+        lost -= spectra[layer][ranks[layer]] ** 2 / 2
+        ranks[layer] += 1
+    return ranks
+
+
+# %% 1.E5
+def learned_directions(W):
+    # What stands beyond the edge inflates the standard deviation, and so the edge: take it out,
+    # and measure what is left, until nothing more is found.
+    s, (n_in, n_out) = svd.decompose(W).s, W.shape
+    learned = 0
+    while True:
+        left = (n_in - learned) * (n_out - learned)
+        std = np.sqrt(np.sum(s[learned:] ** 2) / left)
+        beyond = int(np.sum(s > 1.1 * svd.noise_edge(W.shape, std)))
+        if beyond <= learned:
+            return learned
+        learned = beyond
+
+
+# %% 2.E1
+largest_D = 9  # D (1024 + 10) < 1024 · 10
+
+
+# %% 2.E2
+def merged(U, a, Vt, b):
+    return U @ Vt, a @ Vt + b
+
+
+# %% 2.E3
+def svd_of_product(A, B):
+    Q, R = np.linalg.qr(A)
+    P, T = np.linalg.qr(B.T)
+    U, s, Vt = np.linalg.svd(R @ T.T)
+    return Q @ U, s, Vt @ P.T
+
+
+# %% 2.E4
+def factor_gradients(x, dy, U, Vt):
+    return x.T @ (dy @ Vt.T), (x @ U).T @ dy
+
+
+# %% 2.E5
+def fine_tune_layer(x, z, U, Vt):
+    # Each factor in turn is the least squares solution for the other.
+    old = np.linalg.qr(U)[0]
+    for _ in range(500):
+        Vt = np.linalg.lstsq(x @ U, z, rcond=None)[0]
+        U = np.linalg.lstsq(x, z @ np.linalg.pinv(Vt), rcond=None)[0]
+    kept = np.linalg.norm(old.T @ np.linalg.qr(U)[0]) ** 2 / U.shape[1]
+    return U, Vt, kept
+
+
+# %% 3.E1
+largest_cheaper_D = 125  # the root of 5120 D² + 5,767,168 D = 805,306,368 is 125.7
+
+
+# %% 3.E2
+def project(X, U, Vt):
+    UtX, XV = U.T @ X, X @ Vt.T
+    return U @ (UtX - (UtX @ Vt.T) @ Vt) + XV @ Vt
+
+
+# %% 3.E3
+def right_projection(x, dy, W, U, s, Vt):
+    GV = tf.matmul(x, tf.matmul(dy, Vt, transpose_b=True), transpose_a=True)
+    return GV @ Vt
+
+
+# %% 3.E4
+def steps_outside(G, U, Vt):
+    def outside(step):
+        left = step - U @ (U.T @ step)
+        return np.linalg.norm(left - left @ Vt.T @ Vt) / np.linalg.norm(step)
+
+    left = G - U @ (U.T @ G)
+    tangent = G - (left - left @ Vt.T @ Vt)
+    return outside(tangent), outside(np.sign(tangent))
+
+
+# %% 3.E5
+def train(x, z, W, ranks, rate, derivative):
+    matrices, gaps = [W], []
+    for D in ranks:
+        U, s, Vt = np.linalg.svd(W, full_matrices=False)
+        U, s, Vt = U[:, :D], s[:D], Vt[:D]
+        step = x.T @ (x @ (U * s) @ Vt - z) / len(x)
+        if derivative == "tangent":
+            left = step - U @ (U.T @ step)
+            step = step - (left - left @ Vt.T @ Vt)
+        W = W - rate * step
+        s = np.linalg.svd(W, compute_uv=False)
+        matrices.append(W)
+        gaps.append((s[D - 1] - s[D]) / s[D - 1])
+    return np.array(matrices), np.array(gaps)
