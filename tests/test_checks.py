@@ -166,19 +166,19 @@ CHECKS = {
             "ranks": [5, 20],
             "by_rank": {
                 **{"plain": {5: 0.2, 20: 0.96}, "fine-tuned": {5: 0.9, 20: 0.98}},
-                **{"fine-tuned, tapered": {5: 0.95, 20: 0.98}},
+                **{"fine-tuned, shared": {5: 0.95, 20: 0.98}},
             },
         },
         {
             "by_rank": {
                 **{"plain": {5: 0.9, 20: 0.2}, "fine-tuned": {5: 0.9, 20: 0.98}},
-                **{"fine-tuned, tapered": {5: 0.95, 20: 0.98}},
+                **{"fine-tuned, shared": {5: 0.95, 20: 0.98}},
             }
         },
         {
             "by_rank": {
                 **{"plain": {5: 0.2, 20: 0.96}, "fine-tuned": {5: 0.9, 20: 0.98}},
-                **{"fine-tuned, tapered": {5: 0.89, 20: 0.98}},
+                **{"fine-tuned, shared": {5: 0.89, 20: 0.98}},
             }
         },
     ),

@@ -86,14 +86,16 @@ def test_what_the_readme_claims_of_the_committed_table():
         for method, by_rank in results.by_method(results.read(results.TABLE)).items()
         for D, (accuracies, _) in by_rank.items()
     }
-    published = max(accuracy for points in results.PUBLISHED.values() for _, accuracy in points)
-    unequal = [mean[f"fine_tuned_{ranks}", 20] for ranks in ("shared", "tapered")]
-    assert min(*unequal, mean["dynamic", 20]) > published
-    assert min(unequal) > mean["baseline", 20] - 0.001
-    untuned = results.PUBLISHED["public solutions"][0][1]
-    assert mean["truncated", 20] > untuned + 0.02
+    dense = [
+        accuracy
+        for source in ("public solutions", "DLRT, means")
+        for _, accuracy in results.PUBLISHED[source]
+    ]
+    assert mean["fine_tuned_shared", 20] > max(dense)
+    assert mean["fine_tuned_shared", 20] > mean["baseline", 20] - 0.001
+    assert mean["dynamic_ranks", 20] > mean["fine_tuned", 20]
+    assert mean["truncated", 20] > results.PUBLISHED["public solutions"][0][1] + 0.02
     assert mean["straight_through", 20] < mean["tangent", 20] - 0.01
-    assert abs(mean["exact", 20] - mean["tangent", 20]) < 0.001
     assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01
 
 
@@ -184,12 +186,12 @@ def test_a_size_is_that_of_the_row_or_else_of_the_rank():
 def test_the_readme_shows_what_was_published(table):
     text = results.markdown(table)
     assert (
-        "| public solutions | 93.86 at 4.3%, 97.43 at 4.3%, 97.94 at 4.3%, 97.99 at 4.3% |" in text
+        "| public solutions | 93.86 with 215,370, 97.43 with 215,370, 97.94 with 215,370, " in text
     )
-    assert text.count("| DLRT | 98.57 at 48.6%, ") == 1
-    head = "| published, one seed | test accuracy in %, at the fraction kept |\n| --- | --- |\n"
+    assert text.count("| DLRT, means | 97.40 with 133,") == 1
+    head = "| published | test accuracy in %, with so many parameters |\n| --- | --- |\n"
     assert f"\n{head}| public" in text
-    assert "The derivatives of notebook 3, after a seventh of the baseline's epochs:" in text
+    assert "The derivatives of notebook 3, after a fifth of the baseline's epochs:" in text
     plain = results.markdown([row for row in table if row["method"] != "exact"])
     assert "derivatives" not in plain
     assert text.startswith(

@@ -53,13 +53,13 @@ LOOKS = {
     "layer by layer": _look(SKY, "X", "-."),
     "layer by layer, shared ranks": _look(VERMILLION, "*", "--"),
     "fine-tuned": _look(GREEN, "^"),
-    "fine-tuned, shared ranks | shared": _look(GREEN, "v", "--"),
-    "fine-tuned, tapered ranks | fine-tuned, tapered | tapered": _look(VERMILLION, "*", "-."),
+    "fine-tuned, shared ranks | fine-tuned, shared | shared": _look(GREEN, "v", "--"),
     "textbook": _look(BLUE, "<", ":"),
     "balanced": _look(SKY, "d", "-."),
     "distilled": _look(PURPLE, "p"),
     "random factors | random": _look(GREY, "o", ":"),
-    "small dense network": _look(BLACK, "D", ":"),
+    "random factors, shared ranks | random, shared": _look(GREY, "v", ":"),
+    "small dense network | small dense": _look(BLACK, "D", ":"),
     "from scratch": _look(BLACK, "h", "-."),
     "dynamic | equal ranks | tangent": _look(PURPLE, ">"),
     "dynamic, shrinking ranks | shrinking ranks": _look(PURPLE, "p", "--"),
@@ -451,31 +451,33 @@ def comparison(accuracies, baseline):
 
 
 @_picture
-def accuracy_by_kept(curves, whole, baseline, published):
-    """Mean test accuracy against the parameters kept, with its spread over seeds.
+def accuracy_by_size(curves, whole, baseline, published):
+    """Mean test accuracy against parameters, with its spread over seeds.
 
     Args:
         curves: {method: {D: (accuracies (seeds,), parameters)}}.
         whole: the baseline's parameters.
         baseline: its accuracies (seeds,).
-        published: {source: [(fraction kept, accuracy), …]}.
+        published: {source: [(parameters, accuracy), …]}.
     """
     figure, (ax,) = _panels(1, 7)
-    kept = {}
+    sizes = {}
     for method, by_rank in curves.items():
-        look, (seeds, parameters) = style(method), zip(*by_rank.values(), strict=True)
-        x, error = np.divide(parameters, whole), [1 - np.mean(a) for a in seeds]
+        look, (seeds, x) = style(method), zip(*by_rank.values(), strict=True)
+        error = [1 - np.mean(a) for a in seeds]
         spread = [np.std(a, ddof=1) if len(a) > 1 else 0 for a in seeds]
         ax.plot(x, error, **look, ms=7, label=method)
         ax.errorbar(x, error, spread, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2)
-        kept |= zip(by_rank, x, strict=True)
-    for (source, points), marker in zip(published.items(), "x+12", strict=False):
+        sizes |= zip(by_rank, x, strict=True)
+    for (source, points), marker in zip(published.items(), "x+12", strict=True):
         x, accuracy = np.transpose(points)
         ax.plot(x, 1 - accuracy, marker, ms=7, c="k", label=f"published: {source}")
     _baseline(ax, 1 - np.mean(baseline))
     _errors_as_accuracies(ax, "test accuracy", xscale="log")
-    _parameters_kept(ax, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
-    for D, x in kept.items():
+    ticks = [20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
+    ax.set_xticks(ticks, [f"{tick:,}\n{tick / whole:.1%}" for tick in ticks])
+    ax.set(xlabel="parameters, and the share of the baseline's")
+    for D, x in sizes.items():
         ax.annotate(f"D = {D}", (x, 1), xycoords=("data", "axes fraction"), ha="center")
     return _with_legend(figure)
 
