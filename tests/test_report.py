@@ -50,7 +50,7 @@ def test_a_row_is_what_is_counted_by_hand():
     assert (conv_1.rank, conv_1.energy, conv_1.note) == (
         None,
         None,
-        "left alone: it was not chosen",
+        "left alone: not chosen, or its rank would not save",
     )
     assert rows(report)["out"].note == "left alone: it gives the outputs"
 

@@ -127,7 +127,7 @@ def _row(path, layer, parts, adds, factors, is_output):
         note = "truncated: smaller once it is factorized" if saves else ""
         note = note or "truncated, but two factors of this rank would be no smaller"
     else:
-        note = "left alone: it was not chosen"
+        note = "left alone: not chosen, or its rank would not save"
         note = "left alone: it gives the outputs" if is_output else note
         note = "left alone: too small for any rank to save" if edge < 1 else note
     return Row(path, type(layer).__name__, kind.shape, rank, edge, kept, count, costs, note)
