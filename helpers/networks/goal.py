@@ -9,6 +9,7 @@ import numpy as np
 from .. import compress, moments, svd
 from ..lab.backend import keras
 from ..progress import Line
+from ..ranks import DISCOUNT
 from . import graph, kinds, watch
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
@@ -170,7 +171,7 @@ class _Path:
             costs = [D * price[name] for D in ends] + [dense[name]]
             kept = np.cumsum(factors.s**2)
             gains = np.diff([kept[D - 1] for D in ends] + [kept[-1]])
-            worth = np.minimum.accumulate(gains / np.diff(costs))
+            worth = DISCOUNT**index * np.minimum.accumulate(gains / np.diff(costs))
             offers += [(-w, index, c) for w, c in zip(worth, np.diff(costs), strict=True)]
             total += costs[0] - dense[name]
         offers.sort(key=lambda offer: offer[:2])
