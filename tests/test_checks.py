@@ -10,13 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import compress, model, ranks, svd
-from helpers.lab.backend import keras
+from helpers import compress, layers, model, ranks, svd
+from helpers.lab.backend import keras, tf
 from tests import claims
 
-CELLS = {
-    cell.metadata.grade.id: cell for name in claims.NAMES[:2] for cell in claims.checks_of(name)
-}
+CELLS = {cell.metadata.grade.id: cell for name in claims.NAMES for cell in claims.checks_of(name)}
 D = 20
 IMAGES = np.linspace(0, 1, 784 * 10, dtype="float32").reshape(10, 784)
 NETWORK = model.build(seed=0)
@@ -66,6 +64,34 @@ DECOMPOSED = svd.decompose(noise(0)[:30, :20])
 TAILS = [np.sqrt(np.sum(DECOMPOSED.s[r:] ** 2)) for r in (1, 5)]
 WORTH = {"D = 20": {"bytes_ratio": 23.2}}
 ACCURATE = {"D = 20": 0.987, "D = 20, int8": 0.986}
+ADDS = 3 * 256 * 1024 * 10 + sum(
+    3 * 256 * D * (n_in + 1024) + 8 * D * n_in * 1024 + D**2 * (4 * n_in + 3 * 1024)
+    for n_in in (784, 1024, 1024, 1024, 1024)
+)
+LAYERS = {"layers": layers, "tf": tf}
+ERRORS = {"exact": [(1e-9, 1e-10)] * 2, "tangent": [(0.3, 0.1), (1e-9, 1e-10)]}
+ERRORS["straight_through"] = [(2.0, 0.5), (1.0, 0.4)]
+OUTSIDE = {("tangent", "TangentSGD"): [1e-5], ("exact", "TangentSGD"): [1e-5]}
+OUTSIDE["tangent", "AdamW"] = [0.6]
+
+
+def traced(adds):
+    return SimpleNamespace(traced_multiply_adds=lambda function, rank: adds)
+
+
+def doubled(x, W, *_):
+    return 2 * x @ W
+
+
+def fed(**dropped):
+    return {"dropped": dropped.get}
+
+
+def shrunk(*ranks):
+    by_epoch = [dict.fromkeys(KERNELS, rank) for rank in ranks]
+    return {"runs": {"shrinking ranks": {"ranks": by_epoch}}}
+
+
 # Of each check: values for which it holds, and changes of which each makes a claim untrue.
 CHECKS = {
     "1.1": (
@@ -193,6 +219,37 @@ CHECKS = {
         {"worth": WORTH, "size": 215_370, "network": NETWORK, "accuracy": ACCURATE},
         {"worth": {"D = 20": {"bytes_ratio": 20.0}}},
         {"accuracy": ACCURATE | {"D = 20, int8": 0.976}},
+    ),
+    "3.1": (LAYERS, {"layers": but(layers, product=doubled)}),
+    "3.2": (
+        {"errors": ERRORS},
+        {"errors": ERRORS | {"exact": [(1e-9, 0), (1e-3, 0)]}},
+        {"errors": ERRORS | {"tangent": [(0.3, 0), (1e-3, 0)]}},
+        {"errors": ERRORS | {"straight_through": [(2.0, 0.5), (1.0, 0.05)]}},
+    ),
+    "3.3": (
+        fed(tangent=[0.99, 1.0], straight_through=[1.01, 1.0]),
+        fed(tangent=[0.99, 1.05], straight_through=[1.05, 1.0]),
+    ),
+    "3.4": ({"sines": [0.1, 0.05, 0.04]}, {"sines": [0.1, 0.08, 0.07]}),
+    "3.5": ({"every": {"tangent": None}, "cost": traced(ADDS)}, {"cost": traced(ADDS + 1)}),
+    "3.6": (
+        {"outside": OUTSIDE},
+        {"outside": OUTSIDE | {("tangent", "TangentSGD"): [1e-5, 0.01]}},
+        {"outside": OUTSIDE | {("exact", "TangentSGD"): [0.01]}},
+        {"outside": OUTSIDE | {("tangent", "AdamW"): [0.01]}},
+    ),
+    "3.7": (
+        {"network": NETWORK, "svds": FLAT, **shrunk(128, 60, 20)},
+        shrunk(20, 20, 20),
+        shrunk(128, 60, 21),
+    ),
+    "3.8": (
+        {
+            **{"digits": SimpleNamespace(x_test=ROWS), "dynamic": ["a"], "nets": {"a": SMALL}},
+            **{"runs": {"a": {"net": SMALL}}, "size": SMALL.count_params()},
+        },
+        {"nets": {"a": small(units=7)}},
     ),
 }
 
