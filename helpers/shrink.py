@@ -32,7 +32,7 @@ class Shrink(Refresh):
         ValueError: D or share is none of these, or D is above what the layers are built for.
     """
 
-    def __init__(self, D, inputs, loss, samples=2000, share=0.6, discount=0.5):
+    def __init__(self, D, inputs, loss, samples=2000, share=0.4, discount=0.5):
         super().__init__()
         if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
             raise ValueError(f"share must be from 0 to 1, not {share!r}.")

@@ -78,6 +78,7 @@ def measure(method, D, seed, digits, epochs):
         epochs if scratch else max(3, 2 * epochs // 3),
         seed,
         optimizer="TangentSGD",
+        learning_rate=1.5 * model.LEARNING_RATE,
         weight_decay=model.WEIGHT_DECAY / 10,
         callbacks=[callback],
     )
