@@ -24,8 +24,7 @@ def shared_ranks(svds, D, discount=DISCOUNT):
         svds: {layer name: helpers.svd.SVD}, in the order of the layers.
         D: singular values kept per layer if all kept the same.
         discount: γ, above 0; 1 for none. The default, 0.7, was chosen on validation data of the
-            784-1024×5-10 network, three seeds, nothing trained. For a network that is trained at
-            its ranks, 0.5: the later a layer, the fewer directions it then needs.
+            784-1024×5-10 network, three seeds, nothing trained.
 
     Returns:
         list of int, one rank a layer, in the order of svds.

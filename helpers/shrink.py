@@ -22,7 +22,6 @@ class Shrink(Refresh):
     Args:
         D: singular values kept per layer at the end, if all kept the same.
         inputs, loss, samples: what `worth` is measured by, as for `helpers.moments.observe`.
-        discount: as for `shared_ranks`.
         share: of the epochs after which the ranks have shrunk to the budget of D, 0 to 1.
 
     Attributes:
@@ -32,12 +31,12 @@ class Shrink(Refresh):
         ValueError: D or share is none of these, or D is above what the layers are built for.
     """
 
-    def __init__(self, D, inputs, loss, samples=2000, share=0.4, discount=0.5):
+    def __init__(self, D, inputs, loss, samples=2000, share=0.4):
         super().__init__()
         if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
             raise ValueError(f"share must be from 0 to 1, not {share!r}.")
         self.D, self.share = svd.check_rank(D), share
-        self.measured_by, self.discount = (inputs, loss, samples), discount
+        self.measured_by = inputs, loss, samples
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -58,7 +57,7 @@ class Shrink(Refresh):
         left = max(0, 1 - epoch / ends) if ends else 0
         budget = round(self.D * (self.largest / self.D) ** left**1.5)
         by_worth = self.worth()
-        ranks = shared_ranks(by_worth, budget, self.discount)
+        ranks = shared_ranks(by_worth, budget)
         ranks = dict(zip(by_worth, ranks, strict=True))
         for name, rank in ranks.items():
             self.model.get_layer(name).rank.assign(rank)
