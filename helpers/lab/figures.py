@@ -479,7 +479,7 @@ def accuracy_by_size(curves, whole, baseline, published):
     ax.set(xlabel="parameters, and the share of the baseline's")
     for D, x in sizes.items():
         ax.annotate(f"D = {D}", (x, 1), xycoords=("data", "axes fraction"), ha="center")
-    return _with_legend(figure)
+    return _with_legend(figure, columns=2)
 
 
 def _panels(columns, height, sharey=True):
