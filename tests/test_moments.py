@@ -271,3 +271,21 @@ def test_two_inputs_are_taken_as_predict_takes_them():
 def test_what_cannot_be_measured_is_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         compress.truncate(chain(), 2, **arguments)
+
+
+def test_what_a_network_sees_does_not_depend_on_how_it_is_compiled():
+    class Own(keras.optimizers.SGD):
+        """Not registered: Keras cannot make it anew."""
+
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+    tensor = keras.Input((6,))
+    outputs = keras.layers.Dense(3)(keras.layers.Dense(4, name="hidden")(tensor))
+    functional = keras.Model(tensor, outputs)
+    layers = [keras.Input((6,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(3)]
+    for network in (functional, keras.Sequential(layers)):
+        before = moments.observe(network, ["hidden"], x, "mse")["hidden"]
+        network.compile(Own(), "mse")
+        after = moments.observe(network, ["hidden"], x, "mse")["hidden"]
+        np.testing.assert_array_equal(before.C, after.C)
+        np.testing.assert_array_equal(before.Gamma, after.Gamma)

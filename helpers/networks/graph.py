@@ -45,22 +45,31 @@ def why_not(model, path):
     return kinds.refusal(layer) if layer is not None else "no layer has this name"
 
 
-def copy(model, chains):
+def copy(model, chains, compiled=True):
     """A copy of the model, weights included, in which chains of layers replace those named.
 
     Args:
         model: a built Keras model, Sequential or functional.
         chains: {path of a layer with one input: [(new layer, its weights), …]}.
+        compiled: if the model is compiled, so is the copy, as by keras.models.clone_model. That
+            asks for an optimizer and a loss that Keras can make anew from their configuration.
     """
     originals = leaves(model)
     new = {id(originals[path]): [layer for layer, _ in chain] for path, chain in chains.items()}
-    twin = _copy(model, new)
+    twin = _copy(model if compiled else _not_compiled(model), new)
     for path, layer in originals.items():
         if layer.weights and path not in chains:
             new[id(layer)][0].set_weights(layer.get_weights())
     for layer, weights in itertools.chain(*chains.values()):
         put(layer, weights)
     return twin
+
+
+def _not_compiled(model):
+    """The same layers, as another model."""
+    if isinstance(model, keras.Sequential):
+        return keras.Sequential([keras.Input(tensor=model.inputs[0]), *model.layers])
+    return keras.Model(model.inputs, model.outputs)
 
 
 def put(layer, weights):

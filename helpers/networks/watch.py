@@ -84,7 +84,7 @@ def watched(model, paths):
         activation = keras.layers.Activation(activation, dtype=layer.dtype_policy)
         chains[path] = [(before, []), (layer, weights), (behind, []), (activation, [])]
         parts[path] = before, layer, behind
-    return Watched(_with_lists(graph.copy(model, chains)), parts)
+    return Watched(_with_lists(graph.copy(model, chains, compiled=False)), parts)
 
 
 def outputs(model):
@@ -102,7 +102,7 @@ def outputs(model):
             found[path], watch = [], Watch()
             again = type(layer).from_config(layer.get_config())
             chains[path] = [(again, layer.get_weights()), (watch, [])]
-    twin = _with_lists(graph.copy(model, chains))
+    twin = _with_lists(graph.copy(model, chains, compiled=False))
     for path, (_, (watch, _)) in chains.items():
         watch.note = found[path].append
     zeros = [np.zeros((1, *s), x.dtype) for s, x in zip(shapes, model.inputs, strict=True)]
