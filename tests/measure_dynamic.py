@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from helpers import compress, data, layers, model, ranks, shrink, svd
+from helpers import callbacks, compress, data, layers, model, ranks, svd
 from helpers.lab import store
 from helpers.lab.backend import keras
 
@@ -18,7 +18,7 @@ LARGEST = 128  # rank that shrinking layers are built for
 LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 
 
-class Tolerance(shrink.Shrink):
+class Tolerance(callbacks.Shrink):
     """DLRT's way: each layer drops the same share of its energy, as large as the budget asks."""
 
     def worth(self):
@@ -33,12 +33,12 @@ class Tolerance(shrink.Shrink):
 
 
 def equal(network, digits, D):
-    return compress.dynamic(network, D), layers.Refresh(D)
+    return compress.dynamic(network, D), callbacks.Refresh(D)
 
 
 def no_training(network, digits, D):
     svds = compress.decompose(network, inputs=digits.x_train, loss=LOSS)
-    return compress.dynamic(network, ranks.shared_ranks(svds, D)), layers.Refresh(D)
+    return compress.dynamic(network, ranks.shared_ranks(svds, D)), callbacks.Refresh(D)
 
 
 def tapered(network, digits, D):
@@ -46,11 +46,11 @@ def tapered(network, digits, D):
         name: svd.SVD(f.U, np.sqrt(0.7**layer / np.arange(1, len(f.s) + 1)), f.Vt)
         for layer, (name, f) in enumerate(compress.decompose(network).items())
     }
-    return compress.dynamic(network, ranks.shared_ranks(flat, D, discount=1)), layers.Refresh(D)
+    return compress.dynamic(network, ranks.shared_ranks(flat, D, discount=1)), callbacks.Refresh(D)
 
 
 def shrinking(network, digits, D):
-    return compress.dynamic(network, LARGEST), shrink.Shrink(D, digits.x_train, LOSS)
+    return compress.dynamic(network, LARGEST), callbacks.Shrink(D, digits.x_train, LOSS)
 
 
 def tolerance(network, digits, D):

@@ -24,19 +24,19 @@ def measure(network, digits):
     svds = {
         "plain": compress.decompose(network),
         "whitened": compress.decompose(network, inputs=digits.x_train),
-        "two-sided": compress.decompose(network, **sighted),
     }
+    svds["two-sided"], cut = compress.cutter(network, **sighted)
     found = {}
     for D in RANKS:
-        by_loss = shared_ranks(svds["two-sided"], D)
+        by_loss = dict(zip(svds["two-sided"], shared_ranks(svds["two-sided"], D), strict=True))
         cuts = {name: compress.truncate(network, D, svds=s) for name, s in svds.items()}
-        cuts["layer by layer"] = compress.truncate(network, D, **sighted)
+        cuts["layer by layer"] = cut(dict.fromkeys(by_loss, D))
         cuts["two-sided, shared ranks"] = compress.truncate(
             network, by_loss, svds=svds["two-sided"]
         )
-        cuts["layer by layer, shared ranks"] = compress.truncate(network, by_loss, **sighted)
-        for name, cut in cuts.items():
-            found[name, D] = model.accuracy(cut, *digits.test)
+        cuts["layer by layer, shared ranks"] = cut(by_loss)
+        for name, small in cuts.items():
+            found[name, D] = model.accuracy(small, *digits.test)
     return found
 
 

@@ -48,9 +48,9 @@ LESSON = [
 
 @pytest.mark.parametrize("module", LESSON)
 def test_the_lesson_needs_little_of_the_workshop(module):
-    """TensorFlow without its noise, and the check of a file of digits."""
+    """TensorFlow without its noise, and where digits come from."""
     behind = {name for name in imports(module) if name.startswith("helpers.lab")}
-    assert behind <= {"helpers.lab.backend", "helpers.lab.npz"}
+    assert behind <= {"helpers.lab.backend", "helpers.lab.digits"}
 
 
 def code_lines(path):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import compress, data, layers, model
+from helpers import callbacks, compress, data, layers, model
 from helpers.lab.backend import keras, tf
 
 Dense, DynamicDense = keras.layers.Dense, layers.DynamicDense
@@ -197,7 +197,7 @@ def test_the_reference_factors_are_never_stale(small, digits):
 
 
 def test_refresh_keeps_spectra(small, digits):
-    refresh = layers.Refresh()
+    refresh = callbacks.Refresh()
     network = trained(compress.dynamic(small, 4), digits, epochs=2, callbacks=[refresh])
     s = np.linalg.svd(network.get_layer("h60").kernel.numpy(), compute_uv=False)
     assert [len(spectra) for spectra in refresh.spectra.values()] == [3, 3]
@@ -468,7 +468,7 @@ def test_refresh_of_a_matrix_of_lower_rank_has_no_negative_or_missing_values():
 
 
 def test_the_callback_keeps_as_many_values_as_asked_for(small, few):
-    refresh = layers.Refresh(values=6)
+    refresh = callbacks.Refresh(values=6)
     network = trained(compress.dynamic(small, 4), few, epochs=2, callbacks=[refresh])
     for name, spectra in refresh.spectra.items():
         assert [len(s) for s in spectra] == [6, 6, 6]

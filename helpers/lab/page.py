@@ -95,17 +95,21 @@ def measure(network, untrained, digits, ranks=RANKS):
 
 def _cuts(network, svds, inputs, ranks):
     """Yield for each D and method: the method, the cut network and its rank in each layer."""
-    sighted, line = {"inputs": inputs, "loss": LOSS}, Line()
-    by_loss = compress.decompose(network, **sighted)
+    line = Line()
+    by_loss, cut = compress.cutter(network, inputs=inputs, loss=LOSS)
     for D in ranks:
         line.say(f"cutting to D = {D}")
-        yield PLAIN, compress.truncate(network, D, svds=svds), [D] * len(svds)
+        yield PLAIN, compress.factorize(network, D, svds=svds), [D] * len(svds)
         shared = shared_ranks(by_loss, D)
-        yield BEST, compress.truncate(network, shared, **sighted), shared
+        yield BEST, cut(dict(zip(by_loss, shared, strict=True))), shared
 
 
 def _kernel(network):
-    return network.get_layer(LAYER).get_weights()[0]
+    """The layer's matrix, or the product of its two factors."""
+    kernels = {layer.name: layer.kernel for layer in network.layers if layer.weights}
+    if LAYER in kernels:
+        return kernels[LAYER].numpy()
+    return kernels[f"{LAYER}_U"].numpy() @ kernels[f"{LAYER}_Vt"].numpy()
 
 
 def _read(network, digits):

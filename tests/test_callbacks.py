@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from helpers import compress, data, layers, model, optimizers, shrink, svd
+from helpers import callbacks, compress, data, layers, model, optimizers, svd
 from helpers.lab.backend import keras, tf
 
 LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
@@ -28,7 +28,7 @@ def fit(network, digits, callbacks, epochs=1, rate=0.05, optimizer=None):
 
 
 def shrinking(digits, D=4, share=0.6, **options):
-    return shrink.Shrink(D, digits.x_train, LOSS, samples=300, share=share, **options)
+    return callbacks.Shrink(D, digits.x_train, LOSS, samples=300, share=share, **options)
 
 
 def spent(ranks):
@@ -92,7 +92,7 @@ def test_the_worth_is_the_second_order_change_of_the_loss():
     for i in range(6):
         dW = s[i] * np.outer(U[:, i], Vt[i])
         expected.append(np.trace(Gamma @ dW.T @ C @ dW))
-    found = shrink.weigh(svd.SVD(U, s, Vt), C, Gamma)
+    found = callbacks.weigh(svd.SVD(U, s, Vt), C, Gamma)
     np.testing.assert_allclose(found.s**2, np.minimum.accumulate(expected), rtol=1e-9)
     assert (np.diff(expected) > 0).any()  # the minimum does something here
 
@@ -109,7 +109,7 @@ def test_ranks_go_where_the_worth_is_and_rise_again(small, digits):
             s = flat[name] if name == strong else [1.0] + [1e-3] * 19
             network.get_layer(name).kernel.assign(with_spectrum(shape, s))
         if seen:
-            callback.on_epoch_end(len(seen) - 1)
+            callback._shrink(len(seen))
         else:
             callback.on_train_begin()
         seen.append(callback.ranks[-1])
@@ -129,6 +129,34 @@ def test_the_budget_shrinks_and_is_kept(small, digits):
     assert {name: int(network.get_layer(name).rank) for name in SHAPES} == callback.ranks[-1]
 
 
+def test_final_ranks_are_not_measured_again(small, digits, monkeypatch):
+    callback, measured = shrinking(digits, D=3, share=0.5), []
+    observe = callbacks.moments.observe
+    monkeypatch.setattr(callbacks.moments, "observe", lambda *a: measured.append(a) or observe(*a))
+    fit(compress.dynamic(small, 16), digits, [callback], epochs=4)
+    assert len(measured) == 3  # before training, after the first epoch and after the second
+    assert callback.ranks[2] == callback.ranks[3] == callback.ranks[4]
+
+
+def test_shrunk_a_layer_ends_with_its_exact_svd(small, digits):
+    network = fit(compress.dynamic(small, 16), digits, [shrinking(digits, D=3)], epochs=2)
+    for name in SHAPES:
+        layer = network.get_layer(name)
+        s = np.linalg.svd(layer.kernel, compute_uv=False)[:16]
+        np.testing.assert_allclose(layer.s, s, rtol=1e-3)
+
+
+def test_layers_of_nested_models_shrink_and_are_refreshed(small, digits):
+    nested = keras.Sequential([keras.Input((784,)), small, keras.layers.Dense(10, name="last")])
+    names = [f"{small.name}/{name}" for name in SHAPES]
+    network = compress.dynamic(nested, 16, layers=names)
+    inner, refresh = network.get_layer(small.name), callbacks.Refresh(4)
+    shrink = shrinking(digits, D=3)
+    fit(network, digits, [shrink, refresh], epochs=2)
+    assert [*refresh.spectra] == [*shrink.ranks[-1]] == names
+    assert int(inner.get_layer("h60").rank) == shrink.ranks[-1][names[0]] < 16
+
+
 def test_changing_ranks_do_not_trace_the_step_again(small, digits):
     updates = []
 
@@ -139,7 +167,7 @@ def test_changing_ranks_do_not_trace_the_step_again(small, digits):
 
     traced = []
     changing = shrinking(digits, D=2)
-    for callback, epochs in ((layers.Refresh(), 1), (changing, 4)):
+    for callback, epochs in ((callbacks.Refresh(), 1), (changing, 4)):
         updates.clear()
         network = compress.dynamic(small, 12)
         fit(network, digits, [callback], epochs=epochs, optimizer=Counting(0.05))

@@ -1,28 +1,55 @@
-"""How do the ranks of dynamic layers shrink while they train?"""
+"""What happens to dynamic layers between epochs: exact SVDs, and ranks that shrink."""
 
 import numbers
 
 import numpy as np
 
 from . import moments, svd
-from .layers import Refresh
+from .lab.backend import keras
+from .layers import DynamicDense
+from .networks import graph
 from .ranks import shared_ranks
 
 
-class Shrink(Refresh):
-    """Sets the ranks of all dynamic layers before training and after each epoch, as Refresh does.
+class Refresh(keras.callbacks.Callback):
+    """Renews the factors of every dynamic layer by an exact SVD after each epoch.
+
+    Args:
+        values: how many leading singular values to keep of each layer; all by default.
+
+    Attributes:
+        spectra: {layer name: list of singular values (values,), before training and after each
+            epoch}.
+    """
+
+    def __init__(self, values=None):
+        super().__init__()
+        self.values = values
+
+    def on_train_begin(self, logs=None):
+        self.spectra = {name: [] for name in dynamic_layers(self.model)}
+        self.on_epoch_end(-1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, layer in dynamic_layers(self.model).items():
+            self.spectra[name].append(layer.refresh(self.values))
+
+
+class Shrink(keras.callbacks.Callback):
+    """Sets the ranks of all dynamic layers before training, and after epochs until they are final.
 
     The budget, of parameters, is that of rank D_e in every layer after epoch e of E,
 
         D_e = D (D₀ / D)^(1 − t)^1.5,   t = min(1, e / (share · E)),
 
     D₀ the mean rank that the layers are built for. It is spent by `worth`, as `shared_ranks`
-    does. W keeps what a layer drops, so that a rank can rise again, up to the layer's D.
+    does. W keeps what a layer drops, so that a rank can rise again, up to the layer's D. When the
+    budget is that of D, ranks stay; the training ends with an exact SVD.
 
     Args:
         D: singular values kept per layer at the end, if all kept the same.
         inputs, loss, samples: what `worth` is measured by, as for `helpers.moments.observe`.
-        share: of the epochs after which the ranks have shrunk to the budget of D, 0 to 1.
+        share: of the epochs after which the ranks are final, 0 to 1.
 
     Attributes:
         ranks: [{layer name: rank}, …], before training and after each epoch.
@@ -39,28 +66,32 @@ class Shrink(Refresh):
         self.measured_by = inputs, loss, samples
 
     def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self.ranks = []
-        if not self.spectra:
+        self.ranks, self.layers = [], dynamic_layers(self.model)
+        if not self.layers:
             raise ValueError("the network has no dynamic layers whose ranks could shrink.")
-        self.largest = np.mean([self.model.get_layer(name).D for name in self.spectra])
+        self.largest = np.mean([layer.D for layer in self.layers.values()])
         if self.D > self.largest:
             raise ValueError(f"D must be at most {self.largest:g}, as the layers are built.")
+        self.ends = self.share * self.params["epochs"]
         self._shrink(0)
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        self._shrink(epoch + 1)
+        if epoch < self.ends:
+            self._shrink(epoch + 1)
+        else:
+            self.ranks.append(self.ranks[-1])
+
+    def on_train_end(self, logs=None):
+        for layer in self.layers.values():
+            layer.refresh(layer.D)
 
     def _shrink(self, epoch):
-        ends = self.share * self.params["epochs"]
-        left = max(0, 1 - epoch / ends) if ends else 0
+        left = max(0, 1 - epoch / self.ends) if self.ends else 0
         budget = round(self.D * (self.largest / self.D) ** left**1.5)
         by_worth = self.worth()
-        ranks = shared_ranks(by_worth, budget)
-        ranks = dict(zip(by_worth, ranks, strict=True))
+        ranks = dict(zip(by_worth, shared_ranks(by_worth, budget), strict=True))
         for name, rank in ranks.items():
-            self.model.get_layer(name).rank.assign(rank)
+            self.layers[name].rank.assign(rank)
         self.ranks.append(ranks)
 
     def worth(self):
@@ -68,8 +99,16 @@ class Shrink(Refresh):
 
         See `weigh`; C and Γ are those of the network as it is now, of its ranks now.
         """
-        seen = moments.observe(self.model, list(self.spectra), *self.measured_by)
-        return {layer.name: weigh(layer.tracked(), *seen[layer.name]) for layer in self.dynamic()}
+        seen = moments.observe(self.model, list(self.layers), *self.measured_by)
+        for layer in self.layers.values():
+            layer.track(2)
+        return {n: weigh(layer.tracked(), *seen[n]) for n, layer in self.layers.items()}
+
+
+def dynamic_layers(model):
+    """{layer name: helpers.layers.DynamicDense} of a model, nested ones by their path."""
+    layers = graph.leaves(model).items()
+    return {name: layer for name, layer in layers if isinstance(layer, DynamicDense)}
 
 
 def weigh(factors, C, Gamma):
