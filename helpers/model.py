@@ -155,11 +155,11 @@ def train_dynamic(network, data, epochs, seed, callbacks=()):
 def dynamic_rate(steps):
     """The first learning rate of `train_dynamic`: 0.3, and less where steps are few.
 
-        0.3 min(1, steps / 2000)^⅓
+        0.3 min(1, steps / 2000)^⅕
 
     A high rate undoes what a trained network knows, and wins it back with time.
     """
-    return 0.3 * min(1, steps / 2000) ** (1 / 3)
+    return 0.3 * min(1, steps / 2000) ** (1 / 5)
 
 
 @functools.lru_cache(maxsize=4)

@@ -23,12 +23,12 @@ class Tolerance(callbacks.Shrink):
 
     def worth(self):
         found = {}
-        for layer in self.dynamic():
+        for name, layer in self.layers.items():
             s = layer.refresh()
             left = np.cumsum((s**2)[::-1])[::-1] / np.sum(s**2)
             U, _, Vt = layer.tracked()
             # All layers pay alike for the same share: the price of a value is that of its layer.
-            found[layer.name] = svd.SVD(U, np.sqrt(left[: layer.D]), Vt)
+            found[name] = svd.SVD(U, np.sqrt(left[: layer.D]), Vt)
         return found
 
 
@@ -71,17 +71,8 @@ def measure(method, D, seed, digits, epochs):
     scratch = method == "scratch"
     network = model.build(seed) if scratch else store.baseline(digits, epochs, seed).network
     network, callback = METHODS[method](network, digits, D)
-    network, start = model.without_dropout(network), time.perf_counter()
-    model.train(
-        network,
-        digits,
-        epochs if scratch else max(3, 2 * epochs // 3),
-        seed,
-        optimizer="TangentSGD",
-        learning_rate=1.5 * model.LEARNING_RATE,
-        weight_decay=model.WEIGHT_DECAY / 10,
-        callbacks=[callback],
-    )
+    passes, start = epochs if scratch else max(3, 2 * epochs // 3), time.perf_counter()
+    network, _ = model.train_dynamic(network, digits, passes, seed, callbacks=[callback])
     seconds = time.perf_counter() - start
     dynamic = [layer for layer in network.layers if isinstance(layer, layers.DynamicDense)]
     reached = [model.accuracy(network, *part) for part in (digits.validation, digits.test)]

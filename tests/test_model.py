@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from helpers import model
+from helpers import compress, model
 from helpers.lab.backend import keras, tf
 
 
@@ -291,6 +291,23 @@ def test_fine_tuning_decays_kernels_by_a_tenth_of_the_rate(few):
         shrunk = tuned.get_layer("hidden").kernel.numpy()
         kept = np.vdot(shrunk, before) / np.vdot(before, before)
         assert 1 - kept == pytest.approx(1 - np.prod(1 - 0.1 * eta), rel=1e-2)
+
+
+def test_dynamic_networks_are_trained_as_a_copy_by_their_recipe(few):
+    network = compress.dynamic(small(0), 4)
+    before = network.get_weights()
+    trained, history = model.train_dynamic(network, few, 2, 0)
+    assert all(map(np.array_equal, before, network.get_weights()))
+    assert [len(curve) for curve in history.values()] == [2] * 4
+    other = model.without_dropout(network)
+    options = {"learning_rate": 0.3 * 0.002**0.2, "weight_decay": 0.0005}  # of four steps
+    model.train(other, few, 2, 0, optimizer="TangentSGD", **options)
+    assert all(map(np.array_equal, trained.get_weights(), other.get_weights()))
+
+
+def test_the_rate_of_dynamic_networks_rises_with_the_steps_up_to_2000():
+    assert model.dynamic_rate(2000) == model.dynamic_rate(10_000) == 0.3
+    assert model.dynamic_rate(64) == pytest.approx(0.3 / 31.25**0.2)
 
 
 def test_without_dropout_the_graph_stays_the_same(few):
