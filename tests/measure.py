@@ -1,0 +1,193 @@
+"""The networks of the three notebooks, without their demonstrations, over D and seeds.
+
+Run by hand, on whole MNIST ($SVD_DATASET): `python -m tests.measure --D 5 10 --seed 0 1 2`. A line
+a network, with what is chosen by (validation) and what is reported (test); the test accuracies go
+to .runs/, for `python -m helpers.lab.results`. At each D it takes minutes.
+"""
+
+import argparse
+import functools
+import time
+
+import numpy as np
+from filelock import FileLock
+
+from helpers import callbacks, compress, data, model, ranks, svd
+from helpers.lab import results, store
+from helpers.lab.backend import keras
+
+LARGEST = 128  # rank that shrinking layers are built for
+ENTROPY = keras.losses.CategoricalCrossentropy(from_logits=True)
+BY_LABEL = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Case:
+    """What the networks of one D and seed are made of; each part is made when it is asked for."""
+
+    def __init__(self, digits, D, seed, epochs):
+        self.digits, self.D, self.seed, self.epochs = digits, D, seed, epochs
+        self.many = max(3, 2 * epochs // 3)
+
+    @functools.cached_property
+    def network(self):
+        return store.baseline(self.digits, self.epochs, self.seed).network
+
+    @functools.cached_property
+    def sighted(self):
+        return compress.cutter(self.network, inputs=self.digits.x_train, loss=BY_LABEL)
+
+    @functools.cached_property
+    def ranks(self):
+        svds, _ = self.sighted
+        return dict(zip(svds, ranks.shared_ranks(svds, self.D), strict=True))
+
+    def fine_tune(self, network, passes):
+        return model.fine_tune(network, self.digits, passes, self.seed)[0]
+
+    def train(self, network, callback, passes=None):
+        passes, options = passes or self.many, {"callbacks": [callback]}
+        trained, _ = model.train_dynamic(network, self.digits, passes, self.seed, **options)
+        if isinstance(callback, callbacks.Shrink):
+            print("ranks", callback.ranks[-1], flush=True)
+        return compress.factorize(trained, max(LARGEST, 2 * self.D))
+
+
+def truncated(case):
+    return compress.factorize(case.network, case.D)
+
+
+def whitened(case):
+    svds = compress.decompose(case.network, inputs=case.digits.x_train)
+    return compress.factorize(case.network, case.D, svds=svds)
+
+
+def two_sided(case):
+    return compress.factorize(case.network, case.D, svds=case.sighted[0])
+
+
+def layer_by_layer(case):
+    return case.sighted[1](dict.fromkeys(case.ranks, case.D))
+
+
+def shared(case):
+    return case.sighted[1](case.ranks)
+
+
+def fine_tuned_shared(case):
+    return case.fine_tune(shared(case), case.many)
+
+
+def random_factors_shared(case):
+    """As notebook 2 makes them: variance 1 / n_in to D outputs, and 2 / n_in to ReLU units."""
+    network, rng = keras.models.clone_model(shared(case)), np.random.default_rng(case.seed)
+    for layer in network.layers:
+        if layer.weights:
+            gain = 1 if layer.name.endswith("_U") else 2
+            scale = np.sqrt(gain / layer.kernel.shape[0])
+            layer.kernel.assign(rng.normal(scale=scale, size=layer.kernel.shape))
+    return case.fine_tune(network, case.many)
+
+
+def small_dense(case):
+    width = model.width_for(truncated(case).count_params())
+    return case.fine_tune(model.build(case.seed, width=width), case.epochs + case.many)
+
+
+def dynamic(case):
+    return case.train(compress.dynamic(case.network, case.D), callbacks.Refresh(case.D))
+
+
+def dynamic_ranks(case):
+    return case.train(compress.dynamic(case.network, LARGEST), shrink(case))
+
+
+def from_scratch(case):
+    start = compress.dynamic(model.build(case.seed), LARGEST)
+    return case.train(start, shrink(case), case.epochs)
+
+
+def shrink(case, by=callbacks.Shrink):
+    return by(case.D, case.digits.x_train, ENTROPY)
+
+
+def dynamic_no_training_ranks(case):
+    """The ranks of notebook 1, as they are."""
+    start = compress.dynamic(case.network, [*case.ranks.values()])
+    return case.train(start, callbacks.Refresh(case.D))
+
+
+def dynamic_tapered(case):
+    """Ranks that fall by 0.7 from layer to layer."""
+    flat = {
+        name: svd.SVD(f.U, np.sqrt(0.7**layer / np.arange(1, len(f.s) + 1)), f.Vt)
+        for layer, (name, f) in enumerate(compress.decompose(case.network).items())
+    }
+    start = compress.dynamic(case.network, ranks.shared_ranks(flat, case.D, discount=1))
+    return case.train(start, callbacks.Refresh(case.D))
+
+
+class Tolerance(callbacks.Shrink):
+    """DLRT's way: each layer drops the same share of its energy, as large as the budget asks."""
+
+    def worth(self):
+        found = {}
+        for index, (name, layer) in enumerate(self.layers.items()):
+            s = layer.refresh()
+            left = np.cumsum((s**2)[::-1])[::-1] / np.sum(s**2)
+            U, _, Vt = layer.tracked()
+            # What `shared_ranks` will multiply by is divided by: the same share counts the same.
+            scale = sum(layer.kernel.shape) / ranks.DISCOUNT**index
+            found[name] = svd.SVD(U, np.sqrt(scale * left[: layer.D]), Vt)
+        return found
+
+
+def dynamic_tolerance(case):
+    return case.train(compress.dynamic(case.network, LARGEST), shrink(case, Tolerance))
+
+
+METHODS = [truncated, whitened, two_sided, layer_by_layer, shared, fine_tuned_shared]
+METHODS += [random_factors_shared, small_dense, dynamic, dynamic_ranks, from_scratch]
+METHODS += [dynamic_no_training_ranks, dynamic_tapered, dynamic_tolerance]
+METHODS = {method.__name__: method for method in METHODS}
+
+
+def measure(case, names):
+    """{method: {"test_accuracy", "parameters"}}, a line each."""
+    found = {}
+    for name in names:
+        start = time.perf_counter()
+        network = METHODS[name](case)
+        seconds, size = time.perf_counter() - start, network.count_params()
+        chosen, reported = (
+            model.accuracy(network, *part) for part in (case.digits.validation, case.digits.test)
+        )
+        found[name] = {"test_accuracy": reported, "parameters": size}
+        print(
+            f"{name:26} D={case.D:<3} seed={case.seed} validation {chosen:.4f}",
+            f"test {reported:.4f}, {size:,} parameters, {seconds:.0f} s",
+            flush=True,
+        )
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.measure", description=__doc__)
+    parser.add_argument("methods", nargs="*", default=list(METHODS), help=", ".join(METHODS))
+    parser.add_argument("--D", nargs="+", type=int, default=[5, 10, 20, 50])
+    parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--dataset", default="auto")
+    parser.add_argument("--epochs", type=int, default=15)
+    chosen = parser.parse_args()
+    digits, table = data.load(chosen.dataset), results.RUNS / "results.csv"
+    for seed in chosen.seed:
+        for D in chosen.D:
+            found = measure(Case(digits, D, seed, chosen.epochs), chosen.methods)
+            run = {"notebook": "measure", "D": D, "seed": seed, "dataset": digits.name}
+            rows = results.rows(run | {"epochs": chosen.epochs} | found)
+            table.parent.mkdir(exist_ok=True)
+            with FileLock(table.with_suffix(".lock")):
+                results.write(table, results.merge(results.read(table), rows))
+
+
+if __name__ == "__main__":
+    main()
