@@ -3,6 +3,7 @@
 import numbers
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from . import moments, svd
 from .lab.backend import keras
@@ -114,10 +115,11 @@ def dynamic_layers(model):
 def weigh(factors, C, Gamma):
     """The SVD whose s² say what the loss would feel of dropping each of these singular values.
 
-        worthᵢ = min_{j ≤ i} σⱼ² (uⱼᵀ C uⱼ) (vⱼᵀ Γ vⱼ)
+        worthᵢ = σᵢ² (uᵢᵀ C uᵢ) (vᵢᵀ Γ vᵢ)
 
     is twice the second-order change of the loss, ½ tr(Γ ΔWᵀ C ΔW), for ΔW = −σᵢ uᵢ vᵢᵀ: what the
-    two-sided SVD measures, in the layer's own singular directions. The minimum makes it fall.
+    two-sided SVD measures, in the layer's own singular directions. Where the worth rises from one
+    value to the next, which is kept only with all before it, they share their mean.
 
     Args:
         factors: helpers.svd.SVD, of rank D.
@@ -126,7 +128,10 @@ def weigh(factors, C, Gamma):
 
     Returns:
         helpers.svd.SVD, of the same vectors.
+
+    Source of the means: isotonic regression, Barlow et al., Statistical Inference under Order
+    Restrictions, 1972.
     """
     U, s, Vt = factors
     felt = s**2 * np.sum(U * (C @ U), axis=0) * np.sum(Vt * (Vt @ Gamma), axis=1)
-    return svd.SVD(U, np.sqrt(np.minimum.accumulate(felt)), Vt)
+    return svd.SVD(U, np.sqrt(isotonic_regression(felt, increasing=False).x), Vt)
