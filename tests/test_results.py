@@ -74,6 +74,27 @@ def test_the_readme_gets_means_and_spreads(table, tmp_path, monkeypatch, capsys)
     assert (tmp_path / "results.png").stat().st_size > 1000
 
 
+def test_differences_are_taken_seed_by_seed():
+    accuracies = {"fine_tuned_shared": [0.9, 0.8, 0.7], "small_dense": [0.89, 0.78, 0.67, 0.1]}
+    table = [
+        run(5, seed) | {"method": method, "test_accuracy": accuracy, "parameters": 100}
+        for method, by_seed in accuracies.items()
+        for seed, accuracy in enumerate(by_seed)
+    ]
+    table.append(table[0] | {"D": 10})  # alone, it has no standard error
+    found = results.differences(table, "fine_tuned_shared", "small_dense")
+    assert list(found) == [5]
+    np.testing.assert_allclose(found[5], [0.01, 0.02, 0.03])
+    assert results.differences(table, "small_dense", "fine_tuned_shared")[5].max() < 0
+    assert results.differences(table, "fine_tuned_shared", "exact") == {}
+    table += [row for s in (0, 1, 2) for row in results.rows(run(5, s))]
+    lines = results.markdown(table).splitlines()
+    assert "| | D = 5 |" in lines
+    # the standard error is 0.01 / √3
+    line = "| fine-tuned, shared ranks − small dense network | +2.00 ± 0.58 (3) |"
+    assert line in lines
+
+
 def test_a_damaged_table_is_one_sentence(tmp_path):
     (tmp_path / "results.csv").write_text("D,seed\nx,1\n")
     with pytest.raises(ValueError, match=r"results\.csv is not a table of results"):

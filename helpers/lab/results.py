@@ -34,6 +34,14 @@ METHODS = FIRST | {
     "dynamic": "dynamic",
     "from_scratch": "from scratch",
 }
+# What a claim rests on: the first less the second, seed by seed.
+PAIRS = {
+    ("fine_tuned_shared", "small_dense"): "fine-tuned, shared ranks − small dense network",
+    ("fine_tuned_shared", "random_factors_shared"): "… − random factors, shared ranks",
+    ("fine_tuned_shared", "fine_tuned"): "… − fine-tuned",
+    ("dynamic_ranks", "fine_tuned_shared"): "dynamic, shrinking ranks − fine-tuned, shared ranks",
+    ("from_scratch", "small_dense"): "from scratch − small dense network",
+}
 DERIVATIVES = {"straight_through": "straight-through", "tangent": "tangent", "exact": "exact"}
 DLRT = 4 * 784 * 784 + 784 * 10 + 4 * 784 + 10  # parameters of its dense network, 784×5-10
 # (parameters, test accuracy).
@@ -121,6 +129,14 @@ def by_method(table):
 
     A method may stand in the rows of several notebooks: a seed counts once.
     """
+    return {
+        method: {D: _columns(by_rank[D].values()) for D in sorted(by_rank)}
+        for method, by_rank in _by_seed(table).items()
+    }
+
+
+def _by_seed(table):
+    """{method: {D: {seed: (accuracy, parameters)}}}."""
     size = {
         row["D"]: row["parameters"]
         for row in table
@@ -130,10 +146,22 @@ def by_method(table):
     for row in table:
         by_seed = found.setdefault(row["method"], {}).setdefault(row["D"], {})
         by_seed[row["seed"]] = row["test_accuracy"], row.get("parameters", size.get(row["D"]))
-    return {
-        method: {D: _columns(by_rank[D].values()) for D in sorted(by_rank)}
-        for method, by_rank in found.items()
-    }
+    return found
+
+
+def differences(table, first, second):
+    """{D: accuracies of one method less those of another (seeds,)}, of the seeds that have both.
+
+    A D with fewer than two such seeds is left out.
+    """
+    by_seed = _by_seed(table)
+    ours, theirs = by_seed.get(first, {}), by_seed.get(second, {})
+    found = {}
+    for D in sorted(ours.keys() & theirs.keys()):
+        both = sorted(ours[D].keys() & theirs[D].keys())
+        if len(both) > 1:
+            found[D] = np.array([ours[D][seed][0] - theirs[D][seed][0] for seed in both])
+    return found
 
 
 def _columns(pairs):
@@ -169,6 +197,7 @@ def markdown(table):
     for name, points in PUBLISHED.items():
         found = ", ".join(f"{100 * accuracy:.2f} with {size:,.0f}" for size, accuracy in points)
         lines.append(f"| {name} | {found} |")
+    lines += _pairs(table)
     if derivatives := _table(measured, DERIVATIVES, whole):
         lines.append("\nThe derivatives of notebook 3, after a fifth of the baseline's epochs:\n")
         lines += derivatives
@@ -187,6 +216,26 @@ def _table(measured, labels, whole):
         size = max(measured[m][D][1] for m in methods if D in measured[m])
         lines.append(f"| {D} | {size / whole:.1%} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _pairs(table):
+    """A line for each pair of methods, a column for each D: mean difference ± standard error."""
+    found = {label: differences(table, *pair) for pair, label in PAIRS.items()}
+    ranks = sorted({D for by_rank in found.values() for D in by_rank})
+    if not ranks:
+        return []
+    lines = ["\nDifferences in points, seed by seed: mean ± standard error, and how many seeds:\n"]
+    lines.append("| | " + " | ".join(f"D = {D}" for D in ranks) + " |")
+    lines.append("| --- " * (1 + len(ranks)) + "|")
+    for label, by_rank in found.items():
+        cells = [_difference(by_rank[D]) if D in by_rank else "" for D in ranks]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _difference(points):
+    error = np.std(points, ddof=1) / np.sqrt(len(points))
+    return f"{100 * np.mean(points):+.2f} ± {100 * error:.2f} ({len(points)})"
 
 
 def _cell(accuracies):
