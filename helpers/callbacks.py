@@ -90,7 +90,7 @@ class Shrink(keras.callbacks.Callback):
         left = max(0, 1 - epoch / self.ends) if self.ends else 0
         budget = round(self.D * (self.largest / self.D) ** left**1.5)
         by_worth = self.worth()
-        ranks = dict(zip(by_worth, shared_ranks(by_worth, budget), strict=True))
+        ranks = dict(zip(by_worth, shared_ranks(by_worth, budget, trained=True), strict=True))
         for name, rank in ranks.items():
             self.layers[name].rank.assign(rank)
         self.ranks.append(ranks)

@@ -16,7 +16,6 @@ from helpers import callbacks, compress, data, model, ranks, svd
 from helpers.lab import results, store
 from helpers.lab.backend import keras
 
-LARGEST = 128  # rank that shrinking layers are built for
 ENTROPY = keras.losses.CategoricalCrossentropy(from_logits=True)
 BY_LABEL = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -36,10 +35,9 @@ class Case:
     def sighted(self):
         return compress.cutter(self.network, inputs=self.digits.x_train, loss=BY_LABEL)
 
-    @functools.cached_property
-    def ranks(self):
-        svds, _ = self.sighted
-        return dict(zip(svds, ranks.shared_ranks(svds, self.D), strict=True))
+    def shared_cut(self, trained):
+        svds, cut = self.sighted
+        return cut(dict(zip(svds, ranks.shared_ranks(svds, self.D, trained), strict=True)))
 
     def fine_tune(self, network, passes):
         return model.fine_tune(network, self.digits, passes, self.seed)[0]
@@ -49,7 +47,7 @@ class Case:
         trained, _ = model.train_dynamic(network, self.digits, passes, self.seed, **options)
         if isinstance(callback, callbacks.Shrink):
             print("ranks", callback.ranks[-1], flush=True)
-        return compress.factorize(trained, max(LARGEST, 2 * self.D))
+        return compress.factorize(trained, largest(self))
 
 
 def truncated(case):
@@ -66,20 +64,24 @@ def two_sided(case):
 
 
 def layer_by_layer(case):
-    return case.sighted[1](dict.fromkeys(case.ranks, case.D))
+    svds, cut = case.sighted
+    return cut(dict.fromkeys(svds, case.D))
 
 
 def shared(case):
-    return case.sighted[1](case.ranks)
+    return case.shared_cut(trained=False)
 
 
 def fine_tuned_shared(case):
-    return case.fine_tune(shared(case), case.many)
+    return case.fine_tune(case.shared_cut(trained=True), case.many)
 
 
 def random_factors_shared(case):
     """As notebook 2 makes them: variance 1 / n_in to D outputs, and 2 / n_in to ReLU units."""
-    network, rng = keras.models.clone_model(shared(case)), np.random.default_rng(case.seed)
+    network, rng = (
+        keras.models.clone_model(case.shared_cut(trained=True)),
+        np.random.default_rng(case.seed),
+    )
     for layer in network.layers:
         if layer.weights:
             gain = 1 if layer.name.endswith("_U") else 2
@@ -98,12 +100,17 @@ def dynamic(case):
 
 
 def dynamic_ranks(case):
-    return case.train(compress.dynamic(case.network, LARGEST), shrink(case))
+    return case.train(compress.dynamic(case.network, largest(case)), shrink(case))
 
 
 def from_scratch(case):
-    start = compress.dynamic(model.build(case.seed), LARGEST)
+    start = compress.dynamic(model.build(case.seed), largest(case))
     return case.train(start, shrink(case), case.epochs)
+
+
+def largest(case):
+    """The rank that shrinking layers are built for."""
+    return max(64, 2 * case.D)
 
 
 def shrink(case, by=callbacks.Shrink):
@@ -111,18 +118,19 @@ def shrink(case, by=callbacks.Shrink):
 
 
 def dynamic_no_training_ranks(case):
-    """The ranks of notebook 1, as they are."""
-    start = compress.dynamic(case.network, [*case.ranks.values()])
+    """Shared ranks, as they are before training."""
+    shared_ranks = ranks.shared_ranks(case.sighted[0], case.D, trained=True)
+    start = compress.dynamic(case.network, shared_ranks)
     return case.train(start, callbacks.Refresh(case.D))
 
 
 def dynamic_tapered(case):
     """Ranks that fall by 0.7 from layer to layer."""
     flat = {
-        name: svd.SVD(f.U, np.sqrt(0.7**layer / np.arange(1, len(f.s) + 1)), f.Vt)
-        for layer, (name, f) in enumerate(compress.decompose(case.network).items())
+        name: svd.SVD(f.U, 1 / np.sqrt(np.arange(1, len(f.s) + 1)), f.Vt)
+        for name, f in compress.decompose(case.network).items()
     }
-    start = compress.dynamic(case.network, ranks.shared_ranks(flat, case.D, discount=1))
+    start = compress.dynamic(case.network, ranks.shared_ranks(flat, case.D))
     return case.train(start, callbacks.Refresh(case.D))
 
 
@@ -136,13 +144,13 @@ class Tolerance(callbacks.Shrink):
             left = np.cumsum((s**2)[::-1])[::-1] / np.sum(s**2)
             U, _, Vt = layer.tracked()
             # What `shared_ranks` will multiply by is divided by: the same share counts the same.
-            scale = sum(layer.kernel.shape) / ranks.DISCOUNT**index
+            scale = sum(layer.kernel.shape) / ranks.TRAINED**index
             found[name] = svd.SVD(U, np.sqrt(scale * left[: layer.D]), Vt)
         return found
 
 
 def dynamic_tolerance(case):
-    return case.train(compress.dynamic(case.network, LARGEST), shrink(case, Tolerance))
+    return case.train(compress.dynamic(case.network, largest(case)), shrink(case, Tolerance))
 
 
 METHODS = [truncated, whitened, two_sided, layer_by_layer, shared, fine_tuned_shared]

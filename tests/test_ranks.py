@@ -8,51 +8,60 @@ from hypothesis import strategies as st
 from helpers import svd
 from helpers.ranks import shared_ranks
 
+SHAPES = {"a": (9, 12), "b": (12, 30), "c": (30, 8)}
 
-@given(st.integers(0, 99), st.integers(1, 8))
-def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D):
+
+def random_svds(seed):
     rng = np.random.default_rng(seed)
-    shapes = {"a": (9, 12), "b": (12, 30), "c": (30, 8)}
-    svds = {
+    return {
         name: svd.decompose(rng.normal(size=shape) * np.geomspace(1, 1e-2, shape[1]))
-        for name, shape in shapes.items()
+        for name, shape in SHAPES.items()
     }
-    ranks = shared_ranks(svds, D, discount=1)
 
-    def price(ranks):
-        return sum(sum(shape) * r for shape, r in zip(shapes.values(), ranks, strict=True))
+
+def price(ranks):
+    return sum(sum(shape) * r for shape, r in zip(SHAPES.values(), ranks, strict=True))
+
+
+@given(st.integers(0, 99), st.integers(1, 8), st.booleans())
+def test_shared_ranks_cost_no_more_and_keep_no_less(seed, D, trained):
+    svds, least = random_svds(seed), -(-D // 2) if trained else 1
+    ranks = shared_ranks(svds, D, trained)
 
     def worth(ranks):
-        return sum(np.sum(svds[name].s[:r] ** 2) for name, r in zip(shapes, ranks, strict=True))
+        discounts = (0.35 if trained else 0.7) ** np.arange(3)
+        kept = [np.sum(svds[name].s[:r] ** 2) for name, r in zip(SHAPES, ranks, strict=True)]
+        return discounts @ kept
 
-    assert min(ranks) >= 1
+    assert min(ranks) >= least
     assert price(ranks) <= price([D] * 3)
     # No triple of ranks of that price is worth more than greed's next, unaffordable, value adds.
-    rivals = itertools.product(*(range(1, min(shape) + 1) for shape in shapes.values()))
+    rivals = itertools.product(*(range(least, min(shape) + 1) for shape in SHAPES.values()))
     best = max(worth(r) for r in rivals if price(r) <= price([D] * 3))
     step = max(worth([*ranks[:i], r + 1, *ranks[i + 1 :]]) for i, r in enumerate(ranks))
     assert best <= step * (1 + 1e-9)
 
 
-def test_a_discount_takes_from_the_later_layers():
+def test_later_layers_get_less_and_less_still_if_trained():
     same = {name: svd.decompose(np.diag(np.geomspace(1, 1e-3, 30))) for name in "abc"}
-    assert shared_ranks(same, 8, discount=1) == [8, 8, 8]
-    ranks = shared_ranks(same, 8, discount=0.3)
-    assert ranks == sorted(ranks, reverse=True)
-    assert ranks[0] > ranks[2]
-    assert sum(ranks) <= 24
-    # Discounted by γ, layer l is what a layer of s² γˡ would be.
-    scaled = {
-        name: svd.SVD(f.U, f.s * 0.3 ** (layer / 2), f.Vt)
-        for layer, (name, f) in enumerate(same.items())
-    }
-    assert shared_ranks(scaled, 8, discount=1) == ranks
+    cut, trained = shared_ranks(same, 8), shared_ranks(same, 8, trained=True)
+    for ranks in (cut, trained):
+        assert ranks == sorted(ranks, reverse=True)
+        assert sum(ranks) <= 24
+    assert trained[0] > cut[0] > 8 > cut[2] > trained[2] >= 4
 
 
-@pytest.mark.parametrize("discount", [0, -1, float("nan"), float("inf"), "half"])
-def test_a_discount_that_is_none_is_one_sentence(discount):
-    with pytest.raises(ValueError, match=r"^the discount must be a number above 0, not .*\.$"):
-        shared_ranks({}, 2, discount)
+def test_a_layer_has_no_more_than_its_rank():
+    svds = {"a": svd.decompose(np.eye(3)), "b": svd.decompose(np.eye(30))}
+    assert shared_ranks(svds, D=10, trained=True)[0] == 3
+
+
+@pytest.mark.parametrize("D", [0, 2.5, "all"])
+def test_a_D_that_is_none_is_one_sentence(D):
+    with pytest.raises(ValueError, match=r"^D must be .*\.$"):
+        shared_ranks({}, D, trained=True)
+    with pytest.raises(ValueError, match=r"^D must be .*\.$"):
+        shared_ranks({}, D)
 
 
 def test_of_equal_spectra_the_cheaper_layer_gets_the_rank():
