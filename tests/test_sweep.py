@@ -116,8 +116,9 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
     assert (project / ".runs" / "figures" / "results.png").stat().st_size > 1000
 
 
-def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(project, tmp_path, monkeypatch):
-    digits = data.load("subset")
+def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(
+    project, digits, tmp_path, monkeypatch
+):
     monkeypatch.setattr(data, "MNIST_SHA256", "")
     arrays = {
         f"x_{part}": (getattr(digits, f"x_{part}") * 255).reshape(-1, 28, 28) for part in PARTS
