@@ -70,7 +70,7 @@ def test_claims_that_are_tampered_with_do_not_hold(tmp_path):
     folder = submission(tmp_path / "copy", keep)
     insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
     insert(folder, NAMES[1], "import time\nwhile True:\n    time.sleep(1)", position=3)
-    insert(folder, NAMES[2], "import os; os._exit(1)")
+    insert(folder, NAMES[2], "import os; os._exit(1)", position=0)
     grades = ran(folder)
     first = dict(part.split(": ", 1) for part in grades["1"]["output"].split("; "))
     assert first["1.4"].startswith("expected ")

@@ -69,6 +69,24 @@ def test_files_hold_the_weights_and_little_else(networks, exported):
         assert 0 <= len(content) - size < slack
 
 
+def test_on_a_phone_one_input_and_output_are_timed_others_weighed_alone(monkeypatch):
+    rounds = []
+
+    def seconds(functions, n):
+        rounds.append(n)
+        functions[""]()
+        return {"": np.array([0.001, 0.009, 0.002])}
+
+    monkeypatch.setattr(cost, "seconds", seconds)
+    x = keras.Input((3,))
+    y = keras.layers.Dense(2)(x)
+    found = cost.deployed(keras.Model(x, y))
+    assert found == {"LiteRT bytes": found["LiteRT bytes"], "latency, ms": pytest.approx(2)}
+    assert found["LiteRT bytes"] > 4 * (3 * 2 + 2)
+    assert list(cost.deployed(keras.Model(x, [y, keras.layers.Dense(3)(x)]))) == ["LiteRT bytes"]
+    assert rounds == [50]
+
+
 def test_a_training_step_trains(networks, digits):
     network = keras.models.clone_model(networks["dense"])
     x, y = digits.x_train[:64], keras.ops.one_hot(digits.y_train[:64], 10)
