@@ -1,3 +1,4 @@
+import functools
 import sys
 
 import pytest
@@ -16,9 +17,8 @@ def seeded():
         sys.modules["keras"].utils.set_random_seed(0)
 
 
-@pytest.fixture(scope="session")
-def digits():
-    """The bundled digits, read once a process: no test can change them."""
+@functools.cache
+def bundled():
     digits = data.load("subset")
     for part in (*digits.train, *digits.validation, *digits.test):
         part.flags.writeable = False
@@ -26,8 +26,15 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def few(digits):
+def digits():
+    """The bundled digits, read once a process: no test can change them."""
+    return bundled()
+
+
+@pytest.fixture(scope="session")
+def few():
     """A tenth of the subset."""
+    digits = bundled()
     parts = {k: getattr(digits, k)[:350] for k in ("x_train", "y_train", "x_val", "y_val")}
     return data.Data("few", **parts, x_test=digits.x_test, y_test=digits.y_test)
 
