@@ -17,8 +17,26 @@ def seeded():
 
 
 @pytest.fixture(scope="session")
-def few():
-    """A tenth of the subset."""
+def digits():
+    """The bundled digits, read once a process: no test can change them."""
     digits = data.load("subset")
+    for part in (*digits.train, *digits.validation, *digits.test):
+        part.flags.writeable = False
+    return digits
+
+
+@pytest.fixture(scope="session")
+def few(digits):
+    """A tenth of the subset."""
     parts = {k: getattr(digits, k)[:350] for k in ("x_train", "y_train", "x_val", "y_val")}
     return data.Data("few", **parts, x_test=digits.x_test, y_test=digits.y_test)
+
+
+@pytest.fixture
+def small():
+    """A network for digits whose hidden layers are tall and wide."""
+    from helpers.lab.backend import keras  # TensorFlow only where it is needed
+
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(n, activation="relu", name=f"h{n}") for n in (60, 90)]
+    return keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10, name="out")])

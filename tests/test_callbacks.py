@@ -1,23 +1,11 @@
 import numpy as np
 import pytest
 
-from helpers import callbacks, compress, data, layers, model, optimizers, svd
+from helpers import callbacks, compress, layers, model, optimizers, svd
 from helpers.lab.backend import keras, tf
 
 LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 SHAPES = {"h60": (784, 60), "h90": (60, 90)}
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("subset")
-
-
-@pytest.fixture
-def small():
-    keras.utils.set_random_seed(0)
-    hidden = [keras.layers.Dense(n, activation="relu", name=f"h{n}") for n in (60, 90)]
-    return keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10, name="out")])
 
 
 def fit(network, digits, callbacks, epochs=1, rate=0.05, optimizer=None):

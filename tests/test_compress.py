@@ -162,6 +162,14 @@ def test_balanced_factors_share_the_singular_values():
     np.testing.assert_allclose(U.T @ U, np.eye(3), atol=1e-5)
 
 
+def test_many_ranks_are_tried_on_one_decomposition(monkeypatch):
+    model, x = sequential(), np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
+    svds, cut = compress.cutter(model)
+    expected = compress.factorize(model, 2, svds=svds)(x)
+    monkeypatch.delattr(svd, "decompose")
+    np.testing.assert_array_equal(cut(dict.fromkeys(svds, 2))(x), expected)
+
+
 def test_ranks_and_layers_can_be_chosen():
     model = two_branches()
     small = compress.truncate(model, [2, 3], layers=["joined", "logits"])

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import compress, data, layers, model, svd
+from helpers import compress, layers, model, svd
 from helpers.lab import cost
 from helpers.lab.backend import keras, tf
 
@@ -55,8 +55,8 @@ def exported(networks):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_litert_agrees_with_keras_on_digits(networks, exported, batch_size):
-    x = data.load("subset").x_test[:batch_size]
+def test_litert_agrees_with_keras_on_digits(networks, exported, digits, batch_size):
+    x = digits.x_test[:batch_size]
     for (name, int8), content in exported.items():
         expected, tolerance = networks[name](x), 0.05 if int8 else 1e-5
         run = cost.litert_function(content, batch_size)
@@ -69,9 +69,26 @@ def test_files_hold_the_weights_and_little_else(networks, exported):
         assert 0 <= len(content) - size < slack
 
 
-def test_a_training_step_trains(networks):
+def test_on_a_phone_one_input_and_output_are_timed_others_weighed_alone(monkeypatch):
+    rounds = []
+
+    def seconds(functions, n):
+        rounds.append(n)
+        functions[""]()
+        return {"": np.array([0.001, 0.009, 0.002])}
+
+    monkeypatch.setattr(cost, "seconds", seconds)
+    x = keras.Input((3,))
+    y = keras.layers.Dense(2)(x)
+    found = cost.deployed(keras.Model(x, y))
+    assert found == {"LiteRT bytes": found["LiteRT bytes"], "latency, ms": pytest.approx(2)}
+    assert found["LiteRT bytes"] > 4 * (3 * 2 + 2)
+    assert list(cost.deployed(keras.Model(x, [y, keras.layers.Dense(3)(x)]))) == ["LiteRT bytes"]
+    assert rounds == [50]
+
+
+def test_a_training_step_trains(networks, digits):
     network = keras.models.clone_model(networks["dense"])
-    digits = data.load("subset")
     x, y = digits.x_train[:64], keras.ops.one_hot(digits.y_train[:64], 10)
     step = cost.training_step(network, x, y)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)

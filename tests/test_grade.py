@@ -63,7 +63,6 @@ FORGERIES = {
     ),
     "sys.exit": (WRONG.replace("return X", "raise SystemExit(0)"), "SystemExit: 0, line 2"),
     "exit": (WRONG.replace("return X", "exit()"), "SystemExit"),
-    "an endless loop": (WRONG.replace("return X", "while True: pass"), "it took more than 1 sec"),
     "memory without end": (
         WRONG.replace("return X", "a = [0]\n    while True: a += a"),
         "expected at most 2 GiB of memory",
@@ -131,8 +130,8 @@ FORGERIES = {
 }
 
 
-def graded(source, seconds=20):
-    return answers.grade(PROJECTION, [source], seed=2, seconds=seconds)
+def graded(source):
+    return answers.grade(PROJECTION, [source], seed=2, seconds=20)
 
 
 def test_what_is_right_scores():
@@ -146,12 +145,30 @@ def test_what_is_right_scores():
 def test_what_is_forged_does_not(name):
     source, expected = FORGERIES[name]
     before = SOLUTIONS.read_bytes() if SOLUTIONS.exists() else b""
-    reason = graded(source, seconds=1 if "endless" in name else 20)
+    reason = graded(source)
     assert reason
     assert expected in reason
     assert "\n" not in reason
     assert len(reason) <= 300
     assert before == (SOLUTIONS.read_bytes() if SOLUTIONS.exists() else b"")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "by_the_clock", "expected"),
+    [(1, 100, "it took more than 1 seconds of processor time"), (20, 1, "it took more than 1 sec")],
+)
+def test_an_endless_loop_is_ended(seconds, by_the_clock, expected):
+    source = WRONG.replace("return X", "while True: pass")
+    asked = {"id": PROJECTION.id, "source": source, "seed": 2, "seconds": seconds}
+    assert answers._run(asked, by_the_clock).startswith(expected)
+
+
+def test_an_answer_has_its_seconds_of_the_processor_and_three_times_that_by_the_clock(monkeypatch):
+    given = []
+    monkeypatch.setattr(answers, "_run", lambda asked, seconds: given.append((asked, seconds)))
+    answers.grade(PROJECTION, [RIGHT], seed=2, seconds=7)
+    ((asked, seconds),) = given
+    assert (asked["seconds"], seconds) == (7, 21)
 
 
 @pytest.fixture(scope="module")
@@ -175,22 +192,19 @@ def answer(folder, id, source, times=1):
     nbformat.write(notebook, path)
 
 
-def command(*arguments):
-    """What `python -m tests.grade` printed, and its status."""
+def test_a_copy_is_graded(copy, tmp_path):
+    results, xml = tmp_path / "results.json", tmp_path / "junit.xml"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.grade", *map(str, arguments)],
+        [
+            *(sys.executable, "-m", "tests.grade", copy),
+            *("--results", results, "--junit", xml, "--seed", "5"),
+        ],
         cwd=PROJECT,
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert "Traceback" not in done.stdout + done.stderr
-    return done
-
-
-def test_a_copy_is_graded(copy, tmp_path):
-    results, xml = tmp_path / "results.json", tmp_path / "junit.xml"
-    done = command(copy, "--results", results, "--junit", xml, "--seed", 5)
     assert done.returncode == 1
     assert "seed 5" in done.stderr
     assert done.stdout.splitlines()[-1].split() == ["all", "notebooks", "2/45"]
@@ -209,12 +223,13 @@ def test_a_copy_is_graded(copy, tmp_path):
     assert len(ElementTree.parse(xml).findall(".//failure")) == len(PROBLEMS) - 1
 
 
-def test_an_untouched_copy_scores_nothing():
-    done = command()
-    assert done.stdout.splitlines()[-1].split() == ["all", "notebooks", "0/45"]
+def test_an_untouched_copy_scores_nothing(capsys):
+    assert grade.main([]) == 1
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1].split() == ["all", "notebooks", "0/45"]
 
 
-def test_a_class_is_graded_and_a_bad_copy_costs_the_others_nothing(copy, tmp_path):
+def test_a_class_is_graded_and_a_bad_copy_costs_the_others_nothing(copy, tmp_path, capsys):
     folder = tmp_path / "class"
     shutil.copytree(copy, folder / "ada")
     shutil.copytree(copy / "notebooks", folder / "bob")  # notebooks alone
@@ -223,10 +238,11 @@ def test_a_class_is_graded_and_a_bad_copy_costs_the_others_nothing(copy, tmp_pat
     (folder / "eve" / "notebooks" / claims.NAMES[1]).write_text('{"cells": [3]}')
     (folder / "a file").write_text("")
     table, feedback = tmp_path / "grades.csv", tmp_path / "feedback"
-    done = command(folder, "--copies", "--csv", table, "--feedback", feedback)
-    assert done.returncode == 1
-    assert done.stdout.splitlines() == ["ada: 2/45", "bob: 2/45", "eve: 0/45"]
-    assert "[3 of 3] eve" in done.stderr
+    options = ["--copies", "--csv", str(table), "--feedback", str(feedback)]
+    assert grade.main([str(folder), *options]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["ada: 2/45", "bob: 2/45", "eve: 0/45"]
+    assert "[3 of 3] eve" in printed.err
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [(row["copy"], row["won"], row["possible"]) for row in rows] == [
         *(("ada", "2", "45"), ("bob", "2", "45"), ("eve", "0", "45"))

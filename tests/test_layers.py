@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import callbacks, compress, data, layers, model
+from helpers import callbacks, compress, layers, model
 from helpers.lab.backend import keras, tf
 
 Dense, DynamicDense = keras.layers.Dense, layers.DynamicDense
@@ -132,19 +132,6 @@ def test_no_nan_where_singular_values_repeat_or_vanish(s, derivative, tracking):
             assert np.abs(dW).max() < 1e4
             layer.kernel.assign_sub(0.01 * dW)
         assert np.isfinite(layer(x)).all()
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("subset")
-
-
-@pytest.fixture
-def small():
-    """A network for digits whose hidden layers are tall and wide."""
-    keras.utils.set_random_seed(0)
-    hidden = [Dense(n, activation="relu", name=f"h{n}") for n in (60, 90)]
-    return keras.Sequential([keras.Input((784,)), *hidden, Dense(10, name="out")])
 
 
 def trained(network, digits, rate=1e-3, epochs=1, callbacks=()):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -220,6 +222,24 @@ def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
     every_fifth = x[::5]
     C = moments.observe(model, ["d12"], x, samples=200)["d12"].C
     np.testing.assert_allclose(C, every_fifth.T @ every_fifth / 200, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_is_as_large_as_memory_allows_and_says_how_far_it_is(monkeypatch):
+    said, x = [], images(7)
+    probe = watch.watched(chain(), ["d12"])  # 8 numbers come in and 12 go out
+    monkeypatch.setattr(moments, "Line", lambda after: SimpleNamespace(say=said.append))
+    monkeypatch.setattr(moments, "BATCH_SIZE", 4)
+    for numbers, sizes in [
+        (1000, [4, 3]),
+        (3 * 20, [3, 3, 1]),
+        (3 * 20 - 1, [2, 2, 2, 1]),
+        (1, [1] * 7),
+    ]:
+        monkeypatch.setattr(moments, "NUMBERS", numbers)
+        batches = [batch for (batch,) in moments._batches([x], "seeing", probe)]
+        assert [len(batch) for batch in batches] == sizes
+        np.testing.assert_array_equal(np.concatenate(batches), x)
+    assert said[:2] == ["seeing: 4 of 7 inputs", "seeing: 7 of 7 inputs"]
 
 
 def test_of_sequences_every_position_counts():

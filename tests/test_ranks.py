@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import svd
-from helpers.ranks import shared_ranks
+from helpers.ranks import per_layer, shared_ranks
 
 SHAPES = {"a": (9, 12), "b": (12, 30), "c": (30, 8)}
 
@@ -70,3 +70,21 @@ def test_of_equal_spectra_the_cheaper_layer_gets_the_rank():
         "b": svd.decompose(np.eye(30) * ([1] * 3 + [0] * 27)),
     }
     assert shared_ranks(svds, D=2) == [3, 1]
+
+
+@pytest.mark.parametrize("D", [7, np.int64(7), [7, 7, 7], (7, 7, 7), np.array([7, 7, 7])], ids=repr)
+def test_one_rank_is_for_all_layers_and_several_are_one_for_each(D):
+    assert per_layer(["a", "b", "c"], D) == {"a": 7, "b": 7, "c": 7}
+
+
+@pytest.mark.parametrize(
+    ("D", "message"),
+    [
+        *[(D, r"^D must be a whole number") for D in ("77", "777", None, 0, [7, 0, 7], 2.0)],
+        ([7, 7], r"^D has 2 ranks for 3 layers: \['a', 'b', 'c'\]\.$"),
+    ],
+    ids=repr,
+)
+def test_ranks_that_are_none_are_one_sentence(D, message):
+    with pytest.raises(ValueError, match=message):
+        per_layer(["a", "b", "c"], D)

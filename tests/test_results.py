@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -95,10 +97,14 @@ def test_differences_are_taken_seed_by_seed():
     assert line in lines
 
 
-def test_a_damaged_table_is_one_sentence(tmp_path):
+def test_a_damaged_table_is_one_sentence(tmp_path, monkeypatch, capsys):
     (tmp_path / "results.csv").write_text("D,seed\nx,1\n")
     with pytest.raises(ValueError, match=r"results\.csv is not a table of results"):
         results.read(tmp_path / "results.csv")
+    monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
+    assert results.main() == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
 
 
 def test_what_the_readme_claims_of_the_committed_table():
@@ -118,6 +124,11 @@ def test_what_the_readme_claims_of_the_committed_table():
     assert mean["truncated", 20] > results.PUBLISHED["public solutions"][0][1] + 0.02
     assert mean["straight_through", 20] < mean["tangent", 20] - 0.01
     assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01
+
+
+def test_the_size_of_dlrts_dense_network_is_counted():
+    widths = [784] * 5 + [10]
+    assert sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(widths)) == results.DLRT
 
 
 def test_every_method_has_a_style():

@@ -1,6 +1,8 @@
+import contextlib
 import dataclasses
 import inspect
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,20 +14,26 @@ from helpers.lab.backend import keras
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "CACHE", tmp_path)
-    return tmp_path
+    folder = tmp_path / "new"
+    monkeypatch.setattr(store, "CACHE", folder)
+    return folder
 
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Counts the trainings, which it makes short."""
+    """Counts the trainings, which it makes short, of a network that is quickly kept."""
     counted = []
+
+    def build(seed):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)], name="baseline")
 
     def train(network, digits, epochs, seed):
         counted.append(seed)
         return {"val_accuracy": [0.1] * epochs}
 
     monkeypatch.setattr(store, "_key", lambda digits, epochs, seed: f"{epochs}-{seed}")
+    monkeypatch.setattr(model, "build", build)
     monkeypatch.setattr(model, "train", train)
     return counted
 
@@ -43,6 +51,15 @@ def test_training_learns_and_can_be_repeated(few):
     fresh = model.build(seed=1)
     assert model.train(fresh, few, epochs=10, seed=1) == once.history
     assert same_weights(fresh, once.network)
+
+
+def test_the_seconds_of_the_training_are_kept(few, trainings, monkeypatch):
+    """By a clock that stands still but for the training, which takes 7."""
+    monkeypatch.setattr(
+        store, "time", SimpleNamespace(perf_counter=lambda: 100.0 + 7 * len(trainings))
+    )
+    assert [store.baseline(few, 1, 0).seconds for _ in range(2)] == [7, 7]
+    assert trainings == [0]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"sha256": 1}', None])
@@ -83,6 +100,28 @@ def test_interrupted_writing_leaves_nothing_behind(few, cache, trainings, monkey
     assert trainings == [0, 0]
 
 
+def test_who_has_to_wait_says_so_at_once(few, trainings, monkeypatch, capsys):
+    asked = []
+
+    class Busy:
+        """A lock that another process holds, until one is ready to wait for it."""
+
+        def __init__(self, path):
+            assert path.suffix == ".lock"
+
+        def acquire(self, timeout=None):
+            asked.append(timeout)
+            if timeout is not None:
+                raise store.Timeout("busy")
+            return contextlib.nullcontext()
+
+    monkeypatch.setattr(store, "FileLock", Busy)
+    store.baseline(few, 1, 0)
+    assert asked == [0, None]
+    said = capsys.readouterr().out
+    assert said == "Another process is training this baseline: waiting for it.\n"
+
+
 def _race(folder, digits, queue, both_ready):
     store.CACHE = folder
     trained = model.train
@@ -97,16 +136,18 @@ def _race(folder, digits, queue, both_ready):
     queue.put(model.accuracy(kept.network, digits.x_test, digits.y_test))
 
 
-def test_of_two_processes_one_trains_and_both_get_the_same(few, cache):
+def test_of_two_processes_one_trains_and_both_get_the_same(few, cache, monkeypatch):
+    """This process, and one that it starts."""
+    monkeypatch.setattr(model, "train", model.train)  # what _race changes is put back here
+    monkeypatch.setattr(store, "_key", store._key)
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.Queue()
     arguments = (cache, few, queue, spawn.Barrier(2))
-    pair = [spawn.Process(target=_race, args=arguments) for _ in range(2)]
-    for process in pair:
-        process.start()
+    other = spawn.Process(target=_race, args=arguments)
+    other.start()
+    _race(*arguments)
     said = [queue.get(timeout=100) for _ in range(3)]
-    for process in pair:
-        process.join(timeout=100)
+    other.join(timeout=100)
     assert said.count("trained") == 1
     assert len({x for x in said if x != "trained"}) == 1
 
