@@ -129,7 +129,7 @@ class Dynamic(Dense):
     refusal = ""
 
     def matrix(self):
-        return svd.truncate(self.decompose(), self.layer.D)
+        return svd.truncate(self.decompose(), int(self.layer.rank))
 
     def decompose(self):
         return self.layer.svd()

@@ -138,7 +138,7 @@ def _rank(kind, parts):
     if len(parts) == 2:
         return kinds.of(parts[0]).shape[1]
     if isinstance(parts[0], DynamicDense):
-        return parts[0].D
+        return int(parts[0].rank)
     now, W = kinds.of(parts[0]).matrix(), kind.matrix()
     if np.array_equal(now, W):
         return None
