@@ -1,6 +1,7 @@
 """Which layers multiply by a matrix, and which two layers are its factors? A class per kind.
 
-The next kind is a subclass of Dense that says what differs, and an entry in KINDS.
+The next kind is a subclass of Dense that says what differs, and an entry in KINDS. Kinds that
+cannot be compressed say why, and count their multiply-adds.
 """
 
 import functools
@@ -89,6 +90,15 @@ class Dense:
         """Multiply-adds that the outputs z take of two factors, for each singular value."""
         return len(self.rows_out(z)) * sum(self.shape)
 
+    def count(self, z, *inputs, **options):
+        """Multiply-adds of one call: of the layer, and of two factors for each singular value.
+
+        Args:
+            z: what it gave.
+            inputs, options: what it was called with.
+        """
+        return self.multiply_adds(z), 0 if self.refusal else self.pair_multiply_adds(z)
+
     def like(self, **changes):
         """A layer of Keras' own, not built, configured as this one but for the changes."""
         plain = type(self.layer)
@@ -174,6 +184,22 @@ class Conv(Dense):
         first, _ = super().factors(D)
         pointwise = {"kernel_size": 1, "strides": 1, "padding": "valid", "dilation_rate": 1}
         return first, self.like(**self.named("Vt"), **pointwise)
+
+
+class Depthwise(Conv):
+    """Convolutions of channel by channel: no one matrix, but all weights work at each position."""
+
+    refusal = "depthwise: each channel has a small filter of its own"
+
+    def multiply_adds(self, z):
+        positions = math.prod(self._channels_last(z).shape[:-1])
+        return positions * _in_kernels(self.layer)
+
+
+class Separable(Depthwise):
+    """The same, and then a pointwise convolution."""
+
+    refusal = "separable: it is factorized already"
 
 
 class Embedding(Dense):
@@ -289,29 +315,41 @@ class Einsum(Dense):
         return first, self.like(**self.named("Vt"), equation=equation)
 
 
+class Attention(Dense):
+    """MultiHeadAttention: four matrices, and products of what they give with one another.
+
+    Each position of the query is compared with all n of the value that it may look at: h heads
+    of width k, and as many sums of width v.
+    """
+
+    refusal = "attention: its matrices are inside, where no other layer can take their place"
+
+    def count(self, z, query, value, *others, **options):
+        layer, (asking, asked) = self.layer, (math.prod(x.shape[:-1]) for x in (query, value))
+        n = math.prod(value.shape[axis] for axis in layer.attention_axes)
+        widths = layer.num_heads * (layer.key_dim + (layer.value_dim or layer.key_dim))
+        turned = sum(map(_in_kernels, (layer.query_dense, layer.output_dense)))
+        looked_at = sum(map(_in_kernels, (layer.key_dense, layer.value_dense)))
+        return asking * (turned + n * widths) + asked * looked_at, 0
+
+
 KINDS = {
     keras.layers.Dense: Dense,
     DynamicDense: Dynamic,
     keras.layers.Conv1D: Conv,
     keras.layers.Conv2D: Conv,
+    keras.layers.DepthwiseConv1D: Depthwise,
+    keras.layers.DepthwiseConv2D: Depthwise,
+    keras.layers.SeparableConv1D: Separable,
+    keras.layers.SeparableConv2D: Separable,
     keras.layers.Embedding: Embedding,
     keras.layers.EinsumDense: Einsum,
+    keras.layers.MultiHeadAttention: Attention,
 }
 
 NO_MATRIX = "no matrix"
 LEFT_ALONE = [
-    (
-        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-        "depthwise: each channel has a small filter of its own",
-    ),
-    (
-        (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-        "separable: it is factorized already",
-    ),
-    (
-        (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention),
-        "attention: its matrices are inside, where no other layer can take their place",
-    ),
+    ((keras.layers.GroupQueryAttention,), Attention.refusal),
     ((keras.layers.RNN,), "recurrent: its matrices are used step by step, inside"),
     ((keras.layers.Wrapper,), "a wrapper, which calls the layer inside"),
     ((keras.Model,), "a subclassed model: no graph says how its layers connect"),
@@ -339,6 +377,11 @@ def of(layer):
 def _array(x):
     x = np.asarray(x)
     return x.astype(np.promote_types(x.dtype, np.float32), copy=False)
+
+
+def _in_kernels(layer):
+    """How many weights a layer multiplies by: all but biases."""
+    return sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
 
 
 def _listed(shape):

@@ -151,7 +151,7 @@ def _multiply_adds(model):
     """{path: multiply-adds}, or {} where inputs are of no known shape."""
     if any(None in x.shape[1:] for x in model.inputs):
         return {}
-    return watch.multiply_adds(model)
+    return {path: count.whole for path, count in watch.multiply_adds(model).items()}
 
 
 def _notes(rows, parameters, multiply_adds, measured):
