@@ -40,12 +40,13 @@ def test_a_row_is_what_is_counted_by_hand():
     model = lenet()
     report = compress.report(model, compress.factorize(model, {"conv_2": 4}))
     conv_1, conv_2 = (rows(report)[name] for name in ("conv_1", "conv_2"))
-    W = np.reshape(model.get_layer("conv_2").kernel, (150, 8))
+    W = np.transpose(model.get_layer("conv_2").kernel, (0, 2, 1, 3)).reshape(30, 40)
     s = np.linalg.svd(W, compute_uv=False)
-    assert conv_2[:5] == ("conv_2", "Conv2D", (150, 8), 4, svd.break_even_rank((150, 8)))
+    assert conv_2[:5] == ("conv_2", "Conv2D", (30, 40), 4, svd.break_even_rank((30, 40)))
     assert conv_2.energy == pytest.approx(np.sum(s[:4] ** 2) / np.sum(s**2), rel=1e-6)
-    assert conv_2.parameters == (150 * 8 + 8, 4 * (150 + 8) + 8)
-    assert conv_2.multiply_adds == (64 * 150 * 8, 64 * 4 * (150 + 8))  # 8 × 8 positions
+    assert conv_2.parameters == (150 * 8 + 8, 4 * (30 + 40) + 8)
+    # 8 × 8 positions, and 8 × 12 of the vertical convolution
+    assert conv_2.multiply_adds == (64 * 150 * 8, 8 * 12 * 30 * 4 + 64 * 4 * 40)
     assert conv_1.multiply_adds == (24 * 24 * 25 * 6,) * 2
     assert (conv_1.rank, conv_1.energy, conv_1.note) == (
         None,

@@ -136,7 +136,7 @@ def _row(path, layer, parts, adds, factors, is_output):
 def _rank(kind, parts):
     """The rank of what a layer has become, None if it is as it was, or whole."""
     if len(parts) == 2:
-        return kinds.of(parts[0]).shape[1]
+        return parts[0].weights[0].shape[-1]
     if isinstance(parts[0], DynamicDense):
         return int(parts[0].rank)
     now, W = kinds.of(parts[0]).matrix(), kind.matrix()
