@@ -260,7 +260,7 @@ def _layer_after_layer(model, chosen, ranks, seen, inputs, samples):
         else:
             fit = moments.regression(uncut, becoming, name, inputs, samples)
             factors = svd.regress(fit.C, fit.X, W, Gamma, D)
-            bias = [fit.z - fit.x @ svd.truncate(factors, D)] if kind.bias else []
+            bias = kind.moved_bias(fit.z - fit.x @ svd.truncate(factors, D))
         graph.put(becoming.parts[name][1], [kind.fold(svd.truncate(factors, D)), *bias])
         cuts[name] = _Cut(kind, factors, D, bias)
     return cuts

@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 
 
 class Regression(NamedTuple):
-    """Of inputs x of a layer in one network and its outputs z in another: means and covariances."""
+    """Of inputs x of a layer in one network, and z = x W in another: means and covariances."""
 
     x: np.ndarray  # mean (n_in,)
     z: np.ndarray  # mean (n_out,)
@@ -86,13 +86,13 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
             raise ValueError(f"{seen} inputs are too few to tell what {name} sees: give {least}.")
     n = len(inputs[0])
     return {
-        name: Moments(C / rows[name], None if surprise is None else Gamma / n)
+        name: Moments(C / rows[name], None if surprise is None else views[name].spread(Gamma / n))
         for name, (C, Gamma) in sums.items()
     }
 
 
 def regression(before, after, name, inputs, samples=SAMPLES):
-    """Moments of a layer's inputs x in the network `after` and its outputs z in `before`.
+    """Moments of a layer's inputs x in the network `after` and its products z = x W in `before`.
 
     Args:
         before, after: from `helpers.networks.watch.watched`, of one model.
@@ -104,12 +104,12 @@ def regression(before, after, name, inputs, samples=SAMPLES):
     """
     before, after = (network.up_to(name) for network in (before, after))
     inputs = _chosen(before.model, inputs, samples)
-    view = kinds.of(after.parts[name][1])
+    view, W = kinds.of(after.parts[name][1]), kinds.of(before.parts[name][1]).matrix()
     n, sums = 0, [0.0, 0.0, 0.0, 0.0]
     for batch in _batches(inputs, f"cutting {name}", before):
-        (_, _, zs), (_, xs, _) = before.run(batch), after.run(batch)
-        for x, z in zip(xs[name], zs[name], strict=True):
-            x, z = view.rows(x), view.rows_out(z)
+        (_, uncut, _), (_, xs, _) = before.run(batch), after.run(batch)
+        for x, z in zip(xs[name], uncut[name], strict=True):
+            x, z = view.rows(x), view.rows(z) @ W
             n += len(x)
             for i, part in enumerate((x.sum(0), z.sum(0), x.T @ x, x.T @ z)):
                 sums[i] = sums[i] + part.astype(float)

@@ -21,8 +21,8 @@ from helpers.networks.goal import find_ranks
 
 SIZES = (30_300, 13_100)  # parameters, those of DLRT's LeNet-5
 # Sizes in units of the goal, and shares of the epochs: cut at once, a network trains less well.
-STAGES = {4: 0.2, 2: 0.2, 1: 0.6}
-SAMPLES = 4000
+STAGES = {2: 0.2, 1: 0.8}
+SAMPLES = 2000
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 LOWER = 0.003
 L = keras.layers
@@ -43,8 +43,13 @@ def merged(whole, small):
     made, chains = graph.leaves(small), {}
     for path, layer in graph.leaves(whole).items():
         if f"{path}_U" in made:
-            U, Vt = (kinds.of(made[f"{path}_{factor}"]) for factor in ("U", "Vt"))
-            chains[path] = kinds.of(layer).one(U.matrix() @ Vt.matrix(), Vt.bias)
+            U, Vt = (made[f"{path}_{factor}"].weights for factor in ("U", "Vt"))
+            D = U[0].shape[-1]
+            second = np.moveaxis(
+                Vt[0], -2, 0
+            )  # of a horizontal convolution, (1, width, D, filters)
+            W = np.reshape(U[0], (-1, D)) @ second.reshape(D, -1)
+            chains[path] = kinds.of(layer).one(W, Vt[1:])
         elif layer.weights:
             again = type(layer).from_config(layer.get_config())
             chains[path] = [(again, made[path].get_weights())]
@@ -68,31 +73,38 @@ def compressed(network, digits, size, epochs, seed):
 
 
 def of_lenet(digits, epochs, seed):
-    """{size: (parameters, test accuracy in percent)}, and of the whole network."""
+    """{size: (parameters, validation and test accuracy in percent)}, and of the whole network."""
     network = lenet(seed)
     model.train(network, digits, epochs, seed)
     networks = {network.count_params(): network}
     networks |= {size: compressed(network, digits, size, epochs, seed) for size in SIZES}
-    return {
-        size: (net.count_params(), 100 * model.accuracy(net, *digits.test))
+    parts = digits.validation, digits.test
+    found = {
+        size: (net.count_params(), *(100 * model.accuracy(net, *part) for part in parts))
         for size, net in networks.items()
     }
+    print(f"seed {seed}: {found}", flush=True)
+    return found
 
 
-def print_lenets(digits, epochs, seeds):
-    print("| moved | at most | parameters | test accuracy |\n| --- | --- | --- | --- |", flush=True)
-    for moved in (True, False):
+def print_lenets(digits, epochs, seeds, still):
+    header = ["moved", "at most", "parameters", "validation accuracy", "test accuracy", "seeds"]
+    lines = [header, ["---"] * len(header)]
+    for moved, some in ((True, seeds), (False, still)):
         shift = model.shift if moved else lambda images, seed: images
         with mock.patch.object(model, "shift", shift):
-            runs = [of_lenet(digits, epochs, seed) for seed in seeds]
-        for size in runs[0]:
-            counts, scores = zip(*(run[size] for run in runs), strict=True)
-            spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
-            print(
-                f"| {'by a pixel' if moved else 'no'} | {size:,} | {max(counts):,} "
-                f"| {np.mean(scores):.2f}{spread} ({len(scores)}) |",
-                flush=True,
-            )
+            runs = [of_lenet(digits, epochs, seed) for seed in some]
+        for size in runs[0] if runs else ():
+            counts, *scores = zip(*(run[size] for run in runs), strict=True)
+            cells = ["by a pixel" if moved else "no", f"{size:,}", f"{max(counts):,}"]
+            lines.append([*cells, *map(spread, scores), str(len(runs))])
+    print("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+
+
+def spread(scores):
+    """Mean, and standard deviation if there are several."""
+    deviation = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.2f}{deviation}"
 
 
 def print_goals(digits, epochs, seeds):
@@ -119,11 +131,17 @@ def print_goals(digits, epochs, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--still", type=int, nargs="*", default=[0], help="seeds, images as they are"
+    )
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--only", choices=["goal", "lenet"])
     arguments = parser.parse_args()
     digits = data.load()
-    print_goals(digits, arguments.epochs, arguments.seeds[:3])
-    print_lenets(digits, arguments.epochs, arguments.seeds)
+    if arguments.only != "lenet":
+        print_goals(digits, arguments.epochs, arguments.seeds[:3])
+    if arguments.only != "goal":
+        print_lenets(digits, arguments.epochs, arguments.seeds, arguments.still)
     return 0
 
 

@@ -1,6 +1,7 @@
 """A goal in the place of ranks: sizes, energy, multiply-adds, a score."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from helpers import compress, svd
 from helpers.lab import cost
 from helpers.lab.backend import keras
-from helpers.networks import goal
+from helpers.networks import goal, watch
 from helpers.networks.goal import find_ranks
 from helpers.ranks import shared_ranks
 
@@ -35,15 +36,17 @@ def closeness(model, x):
 @pytest.mark.parametrize("share", [0.6, 0.9])
 def test_a_size_is_kept_to_and_used(make, share):
     model = make()
+    adds = watch.multiply_adds(model)
+    fixed = adds["attention"].whole if "attention" in adds else 0  # no rank makes it less
     for name, size in (
-        ("parameters", model.count_params()),
-        ("multiply_adds", cost.multiply_adds(model)),
+        ("parameters", int(share * model.count_params())),
+        ("multiply_adds", int(fixed + share * (cost.multiply_adds(model) - fixed))),
     ):
-        found = find_ranks(model, **{name: int(share * size)})
+        found = find_ranks(model, **{name: size})
         assert found.met
         count = {"parameters": found.network.count_params()}
         count["multiply_adds"] = cost.multiply_adds(found.network)
-        assert 0.75 * share * size < count[name] <= share * size
+        assert 0.75 * size < count[name] <= size
         assert found.network.count_params() == compress.kept_parameters(model, found.ranks)
     by_share = find_ranks(model, fraction=share)
     assert by_share.ranks == find_ranks(model, parameters=int(share * model.count_params())).ranks
@@ -90,6 +93,19 @@ def test_ranks_are_multiples(arguments):
     ranks = find_ranks(chain(), **arguments, multiple=4).ranks
     assert ranks
     assert all(D % 4 == 0 for D in ranks.values())
+
+
+def test_multiply_adds_are_counted_once_and_layers_left_alone_among_them():
+    start = keras.Input((9, 9, 8))
+    x = L.Conv2D(30, 3, name="conv")(L.DepthwiseConv2D(3, name="depthwise")(start))
+    model = keras.Model(start, L.Dense(3, name="out")(L.GlobalAveragePooling2D()(x)))
+    rest, pair = 49 * 9 * 8 + 30 * 3, 25 * (72 + 30)
+    with mock.patch.object(watch, "multiply_adds", wraps=watch.multiply_adds) as counting:
+        found = find_ranks(model, multiply_adds=rest + 5 * pair)
+        assert counting.call_count == 1
+    assert found.ranks == {"conv": 5}
+    assert cost.multiply_adds(found.network) == rest + 5 * pair
+    assert find_ranks(model, multiply_adds=rest + 5 * pair - 1).ranks == {"conv": 4}
 
 
 def test_a_lookup_is_not_factorized_for_fewer_multiply_adds():

@@ -108,6 +108,24 @@ def einsum(draw):
 EVERY = st.one_of(dense(), conv1d(), conv2d(), embedding(), einsum())
 
 
+def of_columns(layer, u, width):
+    """z of a Conv2D from u (n, rows, columns, its columns · filters), summed column by column."""
+    kernel, step, apart = (
+        size[1] for size in (layer.kernel_size, layer.strides, layer.dilation_rate)
+    )
+    u = u.reshape(*u.shape[:3], kernel, layer.filters)
+    reach = (kernel - 1) * apart
+    out = -(-width // step) if layer.padding == "same" else (width - reach - 1) // step + 1
+    left = max((out - 1) * step + reach + 1 - width, 0) // 2 if layer.padding == "same" else 0
+    z = np.zeros((*u.shape[:2], out, layer.filters))
+    for q in range(out):
+        for j in range(kernel):
+            column = q * step + j * apart - left
+            if 0 <= column < width:
+                z[:, :, q] += u[:, :, column, j]
+    return z
+
+
 def alone(layer, x):
     """A model of one layer, to be compressed although it gives the outputs."""
     start = keras.Input(x.shape[1:], dtype=x.dtype)
@@ -120,6 +138,7 @@ def test_every_kind_is_a_product_of_rows_with_a_matrix(case):
     layer, x = case[0](), case[1]
     z = alone(layer, x)(x)
     kind = kinds.of(layer)
+    assume(not isinstance(kind, kinds.Crossed))
     # Keras 3.15 on TensorFlow adds such a bias along the width, where that is as long.
     first = getattr(layer, "data_format", None) == "channels_first"
     assume(not (first and z.shape[1] == z.shape[-1]))
@@ -133,7 +152,27 @@ def test_every_kind_is_a_product_of_rows_with_a_matrix(case):
 
 
 @settings(max_examples=60)
-@given(EVERY, st.integers(1, 6), st.booleans())
+@given(conv2d())
+def test_a_convolution_is_a_product_of_vertical_patches_summed_over_columns(case):
+    layer, x = case[0](), case[1]
+    z = np.array(alone(layer, x)(x))
+    kind = kinds.of(layer)
+    assume(isinstance(kind, kinds.Crossed))
+    first = layer.data_format == "channels_first"
+    assume(not (first and z.shape[1] == z.shape[-1]))  # as above
+    z, width = (np.moveaxis(z, 1, -1), x.shape[3]) if first else (z, x.shape[2])
+    W, rows = kind.matrix(), kind.rows(tf.constant(x))
+    assert W.shape == kind.shape == (rows.shape[1], layer.kernel_size[1] * layer.filters)
+    summed = of_columns(layer, (rows @ W).reshape(len(x), -1, width, W.shape[1]), width)
+    b = np.array(kind.bias[0]) if kind.bias else 0
+    matches(np.array(layer.activation(tf.constant(summed + b))), z)
+    np.testing.assert_array_equal(kind.fold(W), kind.kernel)
+    (lost,) = kind.moved_bias(np.arange(W.shape[1])) or [None]
+    assert lost is None or np.allclose(lost - b, np.arange(W.shape[1]).reshape(-1, len(b)).sum(0))
+
+
+@settings(max_examples=60)
+@given(st.one_of(EVERY, conv2d()), st.integers(1, 6), st.booleans())
 def test_factors_give_what_the_truncated_layer_gives_and_full_rank_what_the_layer_gives(
     case, D, balanced
 ):
@@ -149,6 +188,7 @@ def test_factors_give_what_the_truncated_layer_gives_and_full_rank_what_the_laye
     kind = kinds.of(layer)
     if D <= svd.break_even_rank(kind.shape):
         assert [inner.name for inner in small.layers[1:]] == [f"{path}_U", f"{path}_Vt"]
+        assert cost.multiply_adds(small) == D * watch.multiply_adds(model)[path].each
     # Beyond break-even the pair gives the layer's outputs, too.
     factors = kind.decompose()
     pair = kind.pair(*svd.factors(factors, 99), kind.bias)
@@ -159,7 +199,7 @@ def test_factors_give_what_the_truncated_layer_gives_and_full_rank_what_the_laye
 @given(EVERY)
 def test_moments_are_those_of_the_rows(case):
     layer, x = case[0](), case[1]
-    kind, model = kinds.of(layer), alone(layer, x)
+    model, kind = alone(layer, x), kinds.of(layer)
     rows = kind.rows(tf.constant(x)).astype(float)
     if isinstance(layer, L.Embedding) and layer.mask_zero:
         rows = rows[rows[:, 0] == 0]
@@ -268,7 +308,7 @@ def test_what_stands_in_several_places_is_one_in_the_copy():
     C = moments.observe(model, ["twice/own"], x)["twice/own"].C
     np.testing.assert_allclose(C, rows.T @ rows / 100, atol=1e-5)
     adds = watch.multiply_adds(model)
-    assert sorted(adds.values()) == sorted([2 * 64, 3 * 64, 24 * 3])
+    assert sorted(count.whole for count in adds.values()) == sorted([2 * 64, 3 * 64, 24 * 3])
 
 
 def test_outputs_are_found_in_nested_models_and_through_arithmetic():
@@ -280,13 +320,25 @@ def test_outputs_are_found_in_nested_models_and_through_arithmetic():
     assert compress.factorize(model, 1).count_params() < model.count_params()
 
 
-def test_what_the_loss_feels_is_the_sum_over_the_positions_of_an_image():
+@pytest.mark.parametrize(("kernel", "positions", "outputs"), [((2, 1), 16, 3), ((2, 2), 12, 2 * 3)])
+def test_what_the_loss_feels_is_the_sum_over_the_positions_of_an_image(kernel, positions, outputs):
     """Of the squared error to outputs with noise of variance 1, the identity at each position."""
     start = keras.Input((5, 4, 2))
-    model = keras.Model(start, L.Conv2D(3, (2, 1), name="conv")(start))
+    model = keras.Model(start, L.Conv2D(3, kernel, name="conv")(start))
     model.trainable = False  # the loss feels what is frozen, too
     Gamma = moments.observe(model, ["conv"], normal(4000, 5, 4, 2), "mse")["conv"].Gamma
-    np.testing.assert_allclose(Gamma, 16 * np.eye(3), atol=0.5)
+    np.testing.assert_allclose(Gamma, positions * np.eye(outputs), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("filters", "sizes"), [(20, [(3, 1), (1, 3)]), (24, [(3, 3), (1, 1)]), (30, [(3, 3), (1, 1)])]
+)
+def test_a_convolution_takes_the_form_whose_singular_values_are_cheaper(filters, sizes):
+    layer = L.Conv2D(filters, 3, name="conv")
+    small = compress.factorize(alone(layer, normal(1, 5, 5, 8)), {"conv": 2})
+    assert [part.kernel_size for part in small.layers[1:]] == sizes
+    whole, crossed = 2 * (72 + filters), 2 * (24 + 3 * filters)
+    assert small.count_params() == filters + min(whole, crossed)
 
 
 def test_a_diagonal_stands_for_the_matrix():

@@ -6,7 +6,7 @@ import pytest
 from helpers import compress, svd
 from helpers.lab import cost
 from helpers.lab.backend import keras
-from helpers.networks import graph
+from helpers.networks import graph, kinds
 
 from .zoo import MODELS, NAMES, inputs, lenet, resnet, text
 
@@ -40,12 +40,13 @@ def test_a_row_is_what_is_counted_by_hand():
     model = lenet()
     report = compress.report(model, compress.factorize(model, {"conv_2": 4}))
     conv_1, conv_2 = (rows(report)[name] for name in ("conv_1", "conv_2"))
-    W = np.reshape(model.get_layer("conv_2").kernel, (150, 8))
+    W = np.transpose(model.get_layer("conv_2").kernel, (0, 2, 1, 3)).reshape(30, 40)
     s = np.linalg.svd(W, compute_uv=False)
-    assert conv_2[:5] == ("conv_2", "Conv2D", (150, 8), 4, svd.break_even_rank((150, 8)))
+    assert conv_2[:5] == ("conv_2", "Conv2D", (30, 40), 4, svd.break_even_rank((30, 40)))
     assert conv_2.energy == pytest.approx(np.sum(s[:4] ** 2) / np.sum(s**2), rel=1e-6)
-    assert conv_2.parameters == (150 * 8 + 8, 4 * (150 + 8) + 8)
-    assert conv_2.multiply_adds == (64 * 150 * 8, 64 * 4 * (150 + 8))  # 8 × 8 positions
+    assert conv_2.parameters == (150 * 8 + 8, 4 * (30 + 40) + 8)
+    # 8 × 8 positions, and 8 × 12 of the vertical convolution
+    assert conv_2.multiply_adds == (64 * 150 * 8, 8 * 12 * 30 * 4 + 64 * 4 * 40)
     assert conv_1.multiply_adds == (24 * 24 * 25 * 6,) * 2
     assert (conv_1.rank, conv_1.energy, conv_1.note) == (
         None,
@@ -92,10 +93,74 @@ def test_too_small_dynamic_and_uncounted_layers():
         2,
         "dynamic: smaller once it is factorized",
     )
-    model = MODELS["transformer"]()
-    report = compress.report(model, compress.factorize(model, 2))
-    assert rows(report)["attention"].note.startswith("attention")
-    assert "The multiply-adds of attention are not counted." in str(report)
+    start = keras.Input((5, 4))
+    model = keras.Model(start, L.Dense(2)(L.LSTM(9, name="memory")(start)))
+    report = compress.report(model, model)
+    assert rows(report)["memory"].note.startswith("recurrent")
+    assert rows(report)["memory"].multiply_adds is None
+    assert "The multiply-adds of memory are not counted." in str(report)
+
+
+def test_a_dynamic_layer_has_the_rank_that_it_has_now():
+    model = keras.Sequential([keras.Input((7,)), L.Dense(9, name="fc"), L.Dense(2)])
+    dynamic = compress.dynamic(model, {"fc": 4})
+    dynamic.get_layer("fc").rank.assign(2)
+    row = rows(compress.report(model, dynamic))["fc"]
+    assert row.rank == 2
+    assert row.energy == pytest.approx(svd.energy(compress.decompose(model)["fc"].s, 2))
+    W = kinds.of(dynamic.get_layer("fc")).matrix()
+    truncated = compress.truncate(model, 2).get_layer("fc")
+    np.testing.assert_allclose(W, kinds.of(truncated).matrix(), atol=1e-6)
+
+
+def attention(query, value, **options):
+    """Two heads of width 5, whose values are 3 wide, called by names."""
+    layer = L.MultiHeadAttention(2, 5, value_dim=3, name="layer", **options)
+    return [query, value], lambda x: layer(value=x[1], query=x[0])
+
+
+def alone(layer, shape):
+    return [shape], lambda x: layer(x[0])
+
+
+BY_HAND = {
+    "depthwise": (
+        *alone(L.DepthwiseConv2D(3, 2, "same", depth_multiplier=2, name="layer"), (6, 6, 4)),
+        3 * 3 * (3 * 3 * 4 * 2),
+    ),
+    "depthwise, 1D": (*alone(L.DepthwiseConv1D(3, name="layer"), (8, 4)), 6 * (3 * 4)),
+    "separable": (
+        *alone(L.SeparableConv2D(5, 3, name="layer"), (6, 6, 4)),
+        4 * 4 * (3 * 3 * 4 + 4 * 5),
+    ),
+    "separable, 1D": (
+        *alone(L.SeparableConv1D(5, 3, depth_multiplier=2, name="layer"), (8, 4)),
+        6 * (3 * 4 * 2 + 8 * 5),
+    ),
+    "grouped": (
+        *alone(L.Conv2D(6, 3, groups=2, name="layer"), (6, 6, 4)),
+        4 * 4 * 6 * (3 * 3 * 2),
+    ),
+    "attention": (
+        *attention((6, 10), (4, 7)),
+        # queries, keys, values; comparisons, sums; outputs
+        6 * 10 * 10 + 4 * 7 * 10 + 4 * 7 * 6 + 6 * 4 * 10 + 6 * 4 * 6 + 6 * 6 * 10,
+    ),
+    "attention along one axis of two": (
+        *attention((3, 6, 10), (3, 4, 7), attention_axes=2),
+        3 * (6 * 10 * 10 + 4 * 7 * 10 + 4 * 7 * 6 + 6 * 4 * 10 + 6 * 4 * 6 + 6 * 6 * 10),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_layers_left_alone_are_counted_too(name):
+    shapes, call, expected = BY_HAND[name]
+    starts = [keras.Input(shape) for shape in shapes]
+    model = keras.Model(starts, L.Dense(2, name="out")(L.Flatten()(call(starts))))
+    report = compress.report(model, model)
+    assert rows(report)["layer"].multiply_adds == (expected, expected)
+    assert "not counted" not in str(report)
 
 
 def test_inputs_of_unknown_shape_are_reported_without_multiply_adds():

@@ -13,12 +13,12 @@ from .files import stderr_muted
 
 
 def multiply_adds(model):
-    """Multiply-adds for one input, of all layers that are a matrix: n_in · n_out a row.
+    """Multiply-adds for one input, of all layers in `helpers.networks.kinds`: n_in · n_out a row.
 
     Raises:
         ValueError: the model does not say how large its inputs are.
     """
-    return sum(watch.multiply_adds(model).values())
+    return sum(count.whole for count in watch.multiply_adds(model).values())
 
 
 def traced_multiply_adds(function, rank=None):

@@ -10,7 +10,7 @@ from .. import compress, moments, svd
 from ..lab.backend import keras
 from ..progress import Line
 from ..ranks import DISCOUNT
-from . import graph, kinds, watch
+from . import watch
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
 FRACTIONS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]  # of the parameters, tried for a score
@@ -84,10 +84,11 @@ def find_ranks(
             itself misses the score; or `evaluate` returns no finite number.
     """
     goals = dict(zip(GOALS, (parameters, fraction, energy, multiply_adds, score), strict=True))
-    name, goal = _checked(goals, evaluate, model)
+    adds = None if multiply_adds is None else watch.multiply_adds(model)
+    name, goal = _checked(goals, evaluate, model, adds)
     multiple = svd.check_rank(multiple)
     svds, cut = compress.cutter(model, layers, inputs, loss, samples)
-    path = _Path(model, svds, multiple, by_adds=name == "multiply_adds")
+    path = _Path(model, svds, multiple, adds)
     measure = _measure(evaluate)
     if name == "score":
         return _reach(model, goal, measure, path, cut)
@@ -145,23 +146,24 @@ def _reach(model, score, measure, path, cut):
 class _Path:
     """The way from the least rank in every layer to the whole model, a purchase at each step.
 
+    Args:
+        model, svds, multiple: as for `find_ranks`.
+        adds: Counts from `watch.multiply_adds`, if these are to be paid; None: parameters.
+
     Attributes:
         costs: array (steps,), rising: parameters or multiply-adds of the model at each step.
     """
 
-    def __init__(self, model, svds, multiple, by_adds):
+    def __init__(self, model, svds, multiple, adds):
         self.names, self.multiple = [*svds], multiple
         shapes = {name: (len(f.U), f.Vt.shape[1]) for name, f in svds.items()}
         self.edges = {name: svd.break_even_rank(shape) for name, shape in shapes.items()}
         dense = {name: math.prod(shape) for name, shape in shapes.items()}
         price = {name: sum(shape) for name, shape in shapes.items()}
         total = model.count_params()
-        if by_adds:
-            layers, given = graph.leaves(model), watch.outputs(model)
-            seen = {name: kinds.of(layers[name]) for name in svds}
-            dense = {n: sum(map(k.multiply_adds, given[n])) for n, k in seen.items()}
-            price = {n: sum(map(k.pair_multiply_adds, given[n])) for n, k in seen.items()}
-            total = sum(watch.multiply_adds(model).values())
+        if adds is not None:
+            dense, price = ({name: adds[name][i] for name in svds} for i in (0, 1))
+            total = sum(count.whole for count in adds.values())
             for name in svds:
                 self.edges[name] = min(self.edges[name], (dense[name] - 1) // price[name])
         self.levels, offers = {}, []
@@ -196,7 +198,7 @@ class _Path:
         return ranks
 
 
-def _checked(goals, evaluate, model):
+def _checked(goals, evaluate, model, adds):
     """The one goal given, its name and value, if it can be one of this model."""
     given = {name: goal for name, goal in goals.items() if goal is not None}
     if len(given) != 1:
@@ -210,7 +212,7 @@ def _checked(goals, evaluate, model):
     if name == "parameters":
         whole[name] = model.count_params()
     elif name == "multiply_adds":
-        whole[name] = sum(watch.multiply_adds(model).values())
+        whole[name] = sum(count.whole for count in adds.values())
     if not _is_number(goal) or (name in whole and not 0 < goal <= whole[name]):
         allowed = f"from 0 to the model's {whole[name]:,}" if name in whole else "a finite number"
         raise ValueError(f"{name} must be {allowed}, not {goal!r}.")

@@ -1,6 +1,7 @@
 """Which layers multiply by a matrix, and which two layers are its factors? A class per kind.
 
-The next kind is a subclass of Dense that says what differs, and an entry in KINDS.
+The next kind is a subclass of Dense that says what differs, and an entry in KINDS. Kinds that
+cannot be compressed say why, and count their multiply-adds.
 """
 
 import functools
@@ -81,6 +82,14 @@ class Dense:
         rows = self.rows(x)
         return rows.T @ rows, len(rows)
 
+    def spread(self, Gamma):
+        """Γ (n_out, n_out) of what the loss feels of z."""
+        return Gamma
+
+    def moved_bias(self, lost):
+        """[b] with what the products x W (n_out,) have lost in the mean, or []."""
+        return [np.ravel(b) + lost for b in self.bias]
+
     def multiply_adds(self, z):
         """Multiply-adds that the outputs z take."""
         return len(self.rows_out(z)) * math.prod(self.shape)
@@ -88,6 +97,15 @@ class Dense:
     def pair_multiply_adds(self, z):
         """Multiply-adds that the outputs z take of two factors, for each singular value."""
         return len(self.rows_out(z)) * sum(self.shape)
+
+    def count(self, z, *inputs, **options):
+        """Multiply-adds of one call: of the layer, and of two factors for each singular value.
+
+        Args:
+            z: what it gave.
+            inputs, options: what it was called with.
+        """
+        return self.multiply_adds(z), 0 if self.refusal else self.pair_multiply_adds(z)
 
     def like(self, **changes):
         """A layer of Keras' own, not built, configured as this one but for the changes."""
@@ -129,7 +147,7 @@ class Dynamic(Dense):
     refusal = ""
 
     def matrix(self):
-        return svd.truncate(self.decompose(), self.layer.D)
+        return svd.truncate(self.decompose(), int(self.layer.rank))
 
     def decompose(self):
         return self.layer.svd()
@@ -164,7 +182,7 @@ class Conv(Dense):
         return self._channels_last(self.patches(x)).reshape(-1, self.shape[0])
 
     def rows_out(self, z):
-        return self._channels_last(z).reshape(-1, self.shape[1])
+        return self._channels_last(z).reshape(-1, self.kernel.shape[-1])
 
     def _channels_last(self, z):
         first = self.layer.data_format == "channels_first"
@@ -174,6 +192,87 @@ class Conv(Dense):
         first, _ = super().factors(D)
         pointwise = {"kernel_size": 1, "strides": 1, "padding": "valid", "dilation_rate": 1}
         return first, self.like(**self.named("Vt"), **pointwise)
+
+
+class Crossed(Conv):
+    """Conv2D as products of vertical patches with a matrix, and a sum over the kernel's columns j.
+
+        u = v W,    z[p, q] = Σ_j u[p, q + j, j] + b
+
+    Rows v (height · channels) are vertical patches, W (height · channels, width · filters). The
+    factors are a vertical convolution with D filters and a horizontal one: each vertical filter
+    serves all columns, while a whole one, (height · width · channels), serves one.
+
+    Source: Tai, Xiao, Zhang, Wang and E, Convolutional neural networks with low-rank
+    regularization, ICLR 2016.
+    """
+
+    @property
+    def shape(self):
+        height, width, channels, filters = self.kernel.shape
+        return height * channels, width * filters
+
+    def matrix(self):
+        return np.swapaxes(self.kernel, 1, 2).reshape(self.shape)
+
+    def fold(self, W):
+        height, width, channels, filters = self.kernel.shape
+        return np.swapaxes(np.reshape(W, (height, channels, width, filters)), 1, 2)
+
+    @functools.cached_property
+    def patches(self):
+        return self.factors(self.shape[0])[0]
+
+    def spread(self, Gamma):
+        # As if errors of different columns were independent: each is felt as z is.
+        return np.kron(np.eye(self.kernel.shape[1]), Gamma)
+
+    def moved_bias(self, lost):
+        return super().moved_bias(np.reshape(lost, (-1, self.kernel.shape[-1])).sum(0))
+
+    def count(self, z, x, **options):
+        out, (rows, columns) = len(self.rows_out(z)), self.shape
+        before, behind = (self._channels_last(a).shape[2] for a in (x, z))
+        each = 0 if self.refusal else out // behind * before * rows + out * columns
+        return self.multiply_adds(z), each
+
+    def pair(self, U, Vt, bias):
+        (first, _), (second, _) = super().pair(U, Vt, bias)
+        Vt = np.reshape(Vt, (len(Vt), -1, self.kernel.shape[-1]))
+        return [(first, [U]), (second, [np.swapaxes(Vt, 0, 1), *bias])]
+
+    def factors(self, D):
+        names = "kernel_size", "strides", "dilation_rate"
+        sides = [getattr(self.layer, name) for name in names]
+        vertical = {name: (side[0], 1) for name, side in zip(names, sides, strict=True)}
+        horizontal = {name: (1, side[1]) for name, side in zip(names, sides, strict=True)}
+        first = self.like(**self.named("U"), filters=D, **vertical, **self.linear)
+        return first, self.like(**self.named("Vt"), **horizontal)
+
+
+def conv2d(layer):
+    """Of the two forms of a Conv2D, the one whose singular values take fewer parameters.
+
+    That is Crossed where height · channels > filters; there it needs less than the other at the
+    same error in the norm that the loss feels, too (tests/measure_forms.py).
+    """
+    return min(Conv(layer), Crossed(layer), key=lambda kind: sum(kind.shape))
+
+
+class Depthwise(Conv):
+    """Convolutions of channel by channel: no one matrix, but all weights work at each position."""
+
+    refusal = "depthwise: each channel has a small filter of its own"
+
+    def multiply_adds(self, z):
+        positions = math.prod(self._channels_last(z).shape[:-1])
+        return positions * _in_kernels(self.layer)
+
+
+class Separable(Depthwise):
+    """The same, and then a pointwise convolution."""
+
+    refusal = "separable: it is factorized already"
 
 
 class Embedding(Dense):
@@ -289,29 +388,41 @@ class Einsum(Dense):
         return first, self.like(**self.named("Vt"), equation=equation)
 
 
+class Attention(Dense):
+    """MultiHeadAttention: four matrices, and products of what they give with one another.
+
+    Each position of the query is compared with all n of the value that it may look at: h heads
+    of width k, and as many sums of width v.
+    """
+
+    refusal = "attention: its matrices are inside, where no other layer can take their place"
+
+    def count(self, z, query, value, *others, **options):
+        layer, (asking, asked) = self.layer, (math.prod(x.shape[:-1]) for x in (query, value))
+        n = math.prod(value.shape[axis] for axis in layer.attention_axes)
+        widths = layer.num_heads * (layer.key_dim + (layer.value_dim or layer.key_dim))
+        turned = sum(map(_in_kernels, (layer.query_dense, layer.output_dense)))
+        looked_at = sum(map(_in_kernels, (layer.key_dense, layer.value_dense)))
+        return asking * (turned + n * widths) + asked * looked_at, 0
+
+
 KINDS = {
     keras.layers.Dense: Dense,
     DynamicDense: Dynamic,
     keras.layers.Conv1D: Conv,
-    keras.layers.Conv2D: Conv,
+    keras.layers.Conv2D: conv2d,
+    keras.layers.DepthwiseConv1D: Depthwise,
+    keras.layers.DepthwiseConv2D: Depthwise,
+    keras.layers.SeparableConv1D: Separable,
+    keras.layers.SeparableConv2D: Separable,
     keras.layers.Embedding: Embedding,
     keras.layers.EinsumDense: Einsum,
+    keras.layers.MultiHeadAttention: Attention,
 }
 
 NO_MATRIX = "no matrix"
 LEFT_ALONE = [
-    (
-        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-        "depthwise: each channel has a small filter of its own",
-    ),
-    (
-        (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-        "separable: it is factorized already",
-    ),
-    (
-        (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention),
-        "attention: its matrices are inside, where no other layer can take their place",
-    ),
+    ((keras.layers.GroupQueryAttention,), Attention.refusal),
     ((keras.layers.RNN,), "recurrent: its matrices are used step by step, inside"),
     ((keras.layers.Wrapper,), "a wrapper, which calls the layer inside"),
     ((keras.Model,), "a subclassed model: no graph says how its layers connect"),
@@ -339,6 +450,12 @@ def of(layer):
 def _array(x):
     x = np.asarray(x)
     return x.astype(np.promote_types(x.dtype, np.float32), copy=False)
+
+
+def _in_kernels(layer):
+    """How many weights a layer multiplies by: all but biases."""
+    bias = getattr(layer, "bias", None)
+    return sum(math.prod(weight.shape) for weight in layer.weights if weight is not bias)
 
 
 def _listed(shape):

@@ -136,9 +136,9 @@ def _row(path, layer, parts, adds, factors, is_output):
 def _rank(kind, parts):
     """The rank of what a layer has become, None if it is as it was, or whole."""
     if len(parts) == 2:
-        return kinds.of(parts[0]).shape[1]
+        return parts[0].weights[0].shape[-1]
     if isinstance(parts[0], DynamicDense):
-        return parts[0].D
+        return int(parts[0].rank)
     now, W = kinds.of(parts[0]).matrix(), kind.matrix()
     if np.array_equal(now, W):
         return None
@@ -151,7 +151,7 @@ def _multiply_adds(model):
     """{path: multiply-adds}, or {} where inputs are of no known shape."""
     if any(None in x.shape[1:] for x in model.inputs):
         return {}
-    return watch.multiply_adds(model)
+    return {path: count.whole for path, count in watch.multiply_adds(model).items()}
 
 
 def _notes(rows, parameters, multiply_adds, measured):

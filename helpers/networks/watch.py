@@ -1,6 +1,7 @@
 """What goes into layers and comes out of them, while a model runs?"""
 
 import contextlib
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +88,15 @@ def watched(model, paths):
     return Watched(_with_lists(graph.copy(model, chains, compiled=False)), parts)
 
 
-def outputs(model):
-    """{path: [what it gives, one array a call]} for one input of zeros, of layers in kinds.KINDS.
+class Count(NamedTuple):
+    """Multiply-adds of a layer for one input, over all its calls."""
+
+    whole: int  # as it is
+    each: int  # of its two factors, for each singular value; 0 if it has none
+
+
+def multiply_adds(model):
+    """{path: Count} of the layers in kinds.KINDS, from one run of the model on zeros.
 
     Raises:
         ValueError: the model does not say how large its inputs are.
@@ -96,31 +104,29 @@ def outputs(model):
     shapes = [tuple(x.shape[1:]) for x in model.inputs]
     if any(None in shape for shape in shapes):
         raise ValueError(f"to count multiply-adds, inputs must be of known shape, not {shapes}.")
-    found, chains = {}, {}
-    for path, layer in graph.leaves(model).items():
-        if type(layer) in kinds.KINDS:
-            found[path], watch = [], Watch()
-            again = type(layer).from_config(layer.get_config())
-            chains[path] = [(again, layer.get_weights()), (watch, [])]
-    twin = _with_lists(graph.copy(model, chains, compiled=False))
-    for path, (_, (watch, _)) in chains.items():
-        watch.note = found[path].append
+    twin = graph.copy(model, {}, compiled=False)
+    layers = graph.leaves(twin).items()
+    calls = {path: _counting(layer) for path, layer in layers if type(layer) in kinds.KINDS}
     zeros = [np.zeros((1, *s), x.dtype) for s, x in zip(shapes, model.inputs, strict=True)]
-    twin([keras.ops.convert_to_tensor(x) for x in zeros])
-    return found
+    _with_lists(twin)([keras.ops.convert_to_tensor(x) for x in zeros])
+    return {path: Count(*map(sum, zip(*counts, strict=True))) for path, counts in calls.items()}
 
 
-def multiply_adds(model):
-    """{path: multiply-adds for one input} of the layers in kinds.KINDS, over all calls.
+def _counting(layer):
+    """A list to which each call of the layer adds its multiply-adds, as a Count."""
+    counts, kind = [], kinds.of(layer)
 
-    Raises:
-        ValueError: the model does not say how large its inputs are.
-    """
-    layers = graph.leaves(model)
-    return {
-        path: sum(map(kinds.of(layers[path]).multiply_adds, given))
-        for path, given in outputs(model).items()
-    }
+    def counted(call):
+        @functools.wraps(call)
+        def calling(*inputs, **options):
+            z = call(*inputs, **options)
+            counts.append(Count(*kind.count(z, *inputs, **options)))
+            return z
+
+        return calling
+
+    layer.call, layer.quantized_call = map(counted, (layer.call, layer.quantized_call))
+    return counts
 
 
 def _with_lists(model):
