@@ -142,6 +142,7 @@ def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
     notebook(project / "notebooks" / "02_b.ipynb", WAIT)
     process = start(project)
     wait_for(project / "waits")
+    wait_for(project / ".runs" / "01_a-subset-D20-e15-s0.json")  # done beside it
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
