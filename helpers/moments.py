@@ -107,13 +107,13 @@ def regression(before, after, name, inputs, samples=SAMPLES):
     view, W = kinds.of(after.parts[name][1]), kinds.of(before.parts[name][1]).matrix()
     n, sums = 0, [0.0, 0.0, 0.0, 0.0]
     for batch in _batches(inputs, f"cutting {name}", before):
-        (_, uncut, _), (_, xs, _) = before.run(batch), after.run(batch)
-        for x, z in zip(xs[name], uncut[name], strict=True):
-            x, z = view.rows(x), view.rows(z) @ W
+        (_, uncut, _), (_, cut, _) = before.run(batch), after.run(batch)
+        for x, was in zip(cut[name], uncut[name], strict=True):
+            x, was = view.rows(x), view.rows(was)
             n += len(x)
-            for i, part in enumerate((x.sum(0), z.sum(0), x.T @ x, x.T @ z)):
+            for i, part in enumerate((x.sum(0), was.sum(0), x.T @ x, x.T @ was)):
                 sums[i] = sums[i] + part.astype(float)
-    x, z, C, X = (part / n for part in sums)
+    x, z, C, X = (part / n for part in (sums[0], sums[1] @ W, sums[2], sums[3] @ W))
     if not view.bias:
         x, z = 0 * x, 0 * z
     return Regression(x, z, C - np.outer(x, x), X - np.outer(x, z))

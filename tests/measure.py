@@ -78,10 +78,8 @@ def fine_tuned_shared(case):
 
 def random_factors_shared(case):
     """As notebook 2 makes them: variance 1 / n_in to D outputs, and 2 / n_in to ReLU units."""
-    network, rng = (
-        keras.models.clone_model(case.shared_cut(trained=True)),
-        np.random.default_rng(case.seed),
-    )
+    network = keras.models.clone_model(case.shared_cut(trained=True))
+    rng = np.random.default_rng(case.seed)
     for layer in network.layers:
         if layer.weights:
             gain = 1 if layer.name.endswith("_U") else 2

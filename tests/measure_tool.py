@@ -45,10 +45,9 @@ def merged(whole, small):
         if f"{path}_U" in made:
             U, Vt = (made[f"{path}_{factor}"].weights for factor in ("U", "Vt"))
             D = U[0].shape[-1]
-            second = np.moveaxis(
-                Vt[0], -2, 0
-            )  # of a horizontal convolution, (1, width, D, filters)
-            W = np.reshape(U[0], (-1, D)) @ second.reshape(D, -1)
+            # Of a horizontal convolution, (1, width, D, filters).
+            second = np.moveaxis(Vt[0], -2, 0).reshape(D, -1)
+            W = np.reshape(U[0], (-1, D)) @ second
             chains[path] = kinds.of(layer).one(W, Vt[1:])
         elif layer.weights:
             again = type(layer).from_config(layer.get_config())

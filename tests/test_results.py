@@ -129,7 +129,7 @@ def test_what_the_readme_claims_of_the_committed_table():
     )
     assert mean["dynamic_ranks", 20] > mean["fine_tuned", 20]
     assert mean["truncated", 20] > results.PUBLISHED["public solutions"][0][1] + 0.02
-    assert mean["straight_through", 20] < mean["tangent", 20] - 0.005
+    assert mean["straight_through", 20] < mean["tangent", 20] - 0.008
     assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01
 
 
