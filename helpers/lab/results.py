@@ -31,8 +31,15 @@ METHODS = FIRST | {
     "layer_by_layer": "layer by layer",
     "random_factors": "random factors",
     "random_factors_shared": "random factors, shared ranks",
-    "dynamic": "dynamic",
+    "truncated_adamw": "truncated, baseline by AdamW",
     "from_scratch": "from scratch",
+}
+RANKS = {
+    "dynamic": "equal",
+    "dynamic_tapered": "falling from layer to layer by 0.7",
+    "dynamic_tolerance": "by a tolerance on the energy",
+    "dynamic_no_training_ranks": "shared before training",
+    "dynamic_ranks": "shrinking",
 }
 # What a claim rests on: the first less the second, seed by seed.
 PAIRS = {
@@ -43,6 +50,11 @@ PAIRS = {
     ("from_scratch", "small_dense"): "from scratch − small dense network",
 }
 DERIVATIVES = {"straight_through": "straight-through", "tangent": "tangent", "exact": "exact"}
+BASELINES = {
+    "baseline": "Baseline",
+    "baseline_longer": "trained on for as long as fine-tuning takes",
+    "baseline_adamw": "trained by AdamW",
+}
 DLRT = 4 * 784 * 784 + 784 * 10 + 4 * 784 + 10  # parameters of its dense network, 784×5-10
 # (parameters, test accuracy).
 PUBLISHED = {
@@ -177,30 +189,38 @@ def picture(table, folder):
     return figures.accuracy_by_size(curves, whole, baseline, PUBLISHED, "results", folder)
 
 
-def _baseline(measured):
+def _baseline(measured, method="baseline"):
     """Its parameters, and its accuracies (seeds,): those of the D with the most seeds."""
-    accuracies, parameters = max(measured["baseline"].values(), key=lambda found: len(found[0]))
+    accuracies, parameters = max(measured[method].values(), key=lambda found: len(found[0]))
     return parameters, accuracies
 
 
 def markdown(table):
     """The README's tables: mean ± standard deviation over seeds, in percent."""
     measured = by_method(table)
-    whole, baseline = _baseline(measured)
+    whole, _ = _baseline(measured)
+    baselines = [
+        f"{label}: {_cell(_baseline(measured, method)[1])}"
+        for method, label in BASELINES.items()
+        if method in measured
+    ]
     lines = _table(measured, FIRST, whole)
     lines.append(
         "\nTest accuracy in %, mean ± standard deviation over seeds, and how many, if more than"
     )
-    lines.append(f"one. Baseline: {_cell(baseline)}.\n\nAll that was measured:\n")
+    lines.append(f"one. {'; '.join(baselines)}.\n\nAll that was measured:\n")
     lines += _table(measured, {m: label for m, label in METHODS.items() if m not in FIRST}, whole)
     lines.append("\n| published | test accuracy in %, with so many parameters |\n| --- | --- |")
     for name, points in PUBLISHED.items():
         found = ", ".join(f"{100 * accuracy:.2f} with {size:,.0f}" for size, accuracy in points)
         lines.append(f"| {name} | {found} |")
     lines += _pairs(table)
-    if derivatives := _table(measured, DERIVATIVES, whole):
-        lines.append("\nThe derivatives of notebook 3, after a fifth of the baseline's epochs:\n")
-        lines += derivatives
+    for title, labels in (
+        ("Dynamic networks, by how their ranks are chosen:", RANKS),
+        ("The derivatives of notebook 3, after a fifth of the baseline's epochs:", DERIVATIVES),
+    ):
+        if rows := _table(measured, labels, whole):
+            lines += [f"\n{title}\n", *rows]
     return "\n".join(lines) + "\n"
 
 
