@@ -96,7 +96,7 @@ class Shrink(keras.callbacks.Callback):
         self.ranks.append(ranks)
 
     def worth(self):
-        """What the loss would feel of the loss of each singular value, {layer name: SVD}, by s².
+        """What the loss would feel if each singular value went, {layer name: SVD}, by s².
 
         See `weigh`; C and Γ are those of the network as it is now, of its ranks now.
         """

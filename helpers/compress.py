@@ -59,7 +59,7 @@ def decompose(model, layers=None, inputs=None, loss=None, samples=moments.SAMPLE
 def truncate(model, D, layers=None, svds=None, inputs=None, loss=None, samples=moments.SAMPLES):
     """A copy of the model whose kernels are truncated, W_D = U[:, :D] diag(s[:D]) Vt[:D].
 
-    All other layers are kept, and biases, where layers are not cut one after the other; the
+    All other layers are kept, and biases unless layers are cut one after the other; the
     architecture is the same.
 
     Args:

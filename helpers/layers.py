@@ -270,7 +270,7 @@ def product(x, W, U, s, Vt, derivative):
 
 
 def straight_through(x, dy, W, U, s, Vt):
-    """f'(W)[G] = G = xᵀdy: the textbook's derivative, as if f changed nothing."""
+    """f'(W)[G] = G = xᵀdy: the simplest derivative, as if f changed nothing."""
     return tf.matmul(x, dy, transpose_a=True)
 
 

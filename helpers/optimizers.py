@@ -9,11 +9,12 @@ from .lab.backend import keras, tf
 class TangentSGD(keras.optimizers.Optimizer):
     """SGD with Nesterov's momentum, which moves a dynamic layer's kernel in its tangent space only.
 
-        m ← μ P(m) − η G,     W ← W + μ m − η G
+        m ← μ P(m) − η g,     W ← W + μ m − η g
 
-    P is the projection onto the tangent space at the factors of now (`DynamicDense.project`): the
-    sum of past gradients, each of its own tangent space, is carried over to that of today. With
-    any other variable P is the identity, and the optimizer keras.optimizers.SGD.
+    g is the gradient in W, which the layer has projected. P is the projection onto the tangent
+    space at the factors of now (`DynamicDense.project`): the sum of past gradients, each of its own
+    tangent space, is carried over to that of today. With any other variable P is the identity, and
+    the optimizer keras.optimizers.SGD.
 
     Args:
         learning_rate: η, a number or a keras.optimizers.schedules.LearningRateSchedule.
