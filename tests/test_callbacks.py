@@ -19,6 +19,14 @@ def shrinking(digits, D=4, share=0.6, **options):
     return callbacks.Shrink(D, digits.x_train, LOSS, samples=300, share=share, **options)
 
 
+def begun(network, callback, epochs):
+    """The callback, as it is before training."""
+    callback.set_model(network)
+    callback.set_params({"epochs": epochs})
+    callback.on_train_begin()
+    return callback
+
+
 def spent(ranks):
     return sum(svd.factorized_parameters(SHAPES[name], rank) for name, rank in ranks.items())
 
@@ -58,6 +66,20 @@ def test_a_layer_of_lower_rank_is_the_layer_built_for_it(D, rank, derivative, tr
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-8)
     assert [len(part) for part in large.svd()][1] == rank
+
+
+def test_a_step_at_a_lower_rank_leaves_what_lies_behind_it():
+    W = with_spectrum((9, 7), [6, 5, 4, 3, 2, 1, 0.5])
+    layer = ranked(W, 5, 2)
+    before = layer.tracked()
+    layer.kernel.assign(2 * W)
+    layer(np.ones((4, 9)), training=True)
+    now = layer.tracked()
+    np.testing.assert_allclose(now.s[:2], 2 * before.s[:2])
+    for ours, theirs in zip(
+        (now.U.T, now.s, now.Vt), (before.U.T, before.s, before.Vt), strict=True
+    ):
+        np.testing.assert_array_equal(ours[2:], theirs[2:])
 
 
 def test_factorized_at_its_ranks_it_has_its_outputs(small, digits):
@@ -136,6 +158,26 @@ def test_the_budget_shrinks_and_is_kept(small, digits):
     assert {name: int(network.get_layer(name).rank) for name in SHAPES} == callback.ranks[-1]
 
 
+def test_the_budget_is_that_of_its_formula(small, digits):
+    callback = begun(compress.dynamic(small, 16), shrinking(digits, D=2, share=1), epochs=4)
+    for epoch in range(4):
+        callback.on_epoch_end(epoch)
+    for epoch, ranks in enumerate(callback.ranks):
+        budget = spent(dict.fromkeys(SHAPES, round(2 * 8 ** (1 - epoch / 4) ** 1.5)))
+        assert budget - sum(SHAPES["h60"]) < spent(ranks) <= budget  # until one finds no room
+
+
+def test_layers_built_for_different_ranks_begin_with_their_mean(small, digits):
+    callback = begun(compress.dynamic(small, [12, 4]), shrinking(digits, D=8), epochs=2)
+    assert spent(callback.ranks[0]) <= spent({"h60": 8, "h90": 8})
+
+
+def test_as_many_samples_are_measured_as_asked_for(small, digits):
+    few = callbacks.Shrink(2, digits.x_train, LOSS, samples=50)
+    with pytest.raises(ValueError, match=r"^50 inputs are too few"):
+        begun(compress.dynamic(small, 8), few, epochs=1)
+
+
 def test_final_ranks_are_not_measured_again(small, digits, monkeypatch):
     callback, measured = shrinking(digits, D=3, share=0.5), []
     observe = callbacks.moments.observe
@@ -149,8 +191,10 @@ def test_shrunk_a_layer_ends_with_its_exact_svd(small, digits):
     network = fit(compress.dynamic(small, 16), digits, [shrinking(digits, D=3)], epochs=2)
     for name in SHAPES:
         layer = network.get_layer(name)
-        s = np.linalg.svd(layer.kernel, compute_uv=False)[:16]
-        np.testing.assert_allclose(layer.s, s, rtol=1e-3)
+        U, s, Vt = np.linalg.svd(layer.kernel, full_matrices=False)
+        np.testing.assert_allclose(layer.s, s[:16], rtol=1e-3)
+        off = (layer.U * layer.s) @ layer.Vt - (U[:, :16] * s[:16]) @ Vt[:16]
+        assert np.linalg.norm(off) < 1e-4 * np.linalg.norm(s)
 
 
 def test_layers_of_nested_models_shrink_and_are_refreshed(small, digits):
@@ -231,3 +275,5 @@ def test_a_kernel_that_is_not_finite_stops_the_training_and_is_named(small, digi
     layer.kernel.assign(np.full((9, 7), np.nan))
     with pytest.raises(ValueError, match=r"kernel of .* is no longer finite: train it at a lower"):
         layer.refresh()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"kernel of {layer.name} is no"):
+        layer.track(1)

@@ -75,6 +75,15 @@ def test_a_layer_beyond_break_even_stays_as_it_is():
     assert whole.network.count_params() == model.count_params()
 
 
+def test_the_last_rank_that_saves_and_the_least_size_are_had():
+    model = chain()
+    for D in (1, svd.break_even_rank((28, 30))):
+        size = compress.kept_parameters(model, {"d30": D})
+        found = find_ranks(model, parameters=size, layers=["d30"])
+        assert (found.ranks, found.met) == ({"d30": D}, True)
+        assert found.network.count_params() == size
+
+
 def test_every_layer_keeps_its_share_of_the_energy_and_no_more():
     model = resnet()
     svds = compress.decompose(model)
@@ -86,6 +95,17 @@ def test_every_layer_keeps_its_share_of_the_energy_and_no_more():
     for name in svds.keys() - found.ranks.keys():
         shape = len(svds[name].U), svds[name].Vt.shape[1]
         assert svd.energy(svds[name].s, max(1, svd.break_even_rank(shape))) < 0.5
+
+
+def test_all_the_energy_takes_the_rank_of_the_matrix():
+    model = keras.Sequential([keras.Input((20,)), L.Dense(20, name="fc"), L.Dense(3)])
+    rng, kernel = np.random.default_rng(0), model.get_layer("fc").kernel
+    kernel.assign(rng.normal(size=(20, 2)) @ rng.normal(size=(2, 20)))
+    for multiple, D in ((1, 2), (4, 4), (9, 9)):  # break-even is 9
+        assert find_ranks(model, energy=1, multiple=multiple).ranks == {"fc": D}
+    kernel.assign(0 * kernel)
+    with np.errstate(divide="raise", invalid="raise"):
+        assert find_ranks(model, energy=1).met
 
 
 @pytest.mark.parametrize("arguments", [{"fraction": 0.7}, {"energy": 0.6}, {"multiply_adds": 1400}])
@@ -106,6 +126,17 @@ def test_multiply_adds_are_counted_once_and_layers_left_alone_among_them():
     assert found.ranks == {"conv": 5}
     assert cost.multiply_adds(found.network) == rest + 5 * pair
     assert find_ranks(model, multiply_adds=rest + 5 * pair - 1).ranks == {"conv": 4}
+
+
+def test_a_rank_of_as_many_multiply_adds_as_the_layer_is_none():
+    """Of 4 columns 2 are left: two factors of rank 2 take 2 · 6 · (4 + 2) = 2 · 36 a row."""
+    start = keras.Input((5, 4, 2))
+    x = L.Conv2D(2, 3, name="conv")(start)
+    model = keras.Model(start, L.Dense(3, name="out")(L.Flatten()(x)))
+    whole = cost.multiply_adds(model)
+    with np.errstate(divide="raise", invalid="raise"):
+        assert find_ranks(model, multiply_adds=whole).ranks == {}
+        assert find_ranks(model, multiply_adds=whole - 1).ranks == {"conv": 1}
 
 
 def test_a_lookup_is_not_factorized_for_fewer_multiply_adds():
@@ -162,9 +193,46 @@ def test_weighing_what_is_seen_reaches_a_score_with_less():
     assert seen.network.count_params() < plain.network.count_params()
 
 
+def of_size(share, model, sizes):
+    """A score of 1 for networks above this share of the model's size, which it notes."""
+
+    def evaluate(network):
+        sizes.append(network.count_params() / model.count_params())
+        return int(sizes[-1] > share)
+
+    return evaluate
+
+
+def test_for_a_score_small_networks_are_measured_first():
+    model, sizes = chain(), []
+    find_ranks(model, score=1, evaluate=of_size(0.9, model, sizes))
+    assert sizes[0] == 1
+    assert sizes[1] <= 1 / 4 < sizes[2] <= 1 / 2 < sizes[3]
+
+
+def test_no_more_networks_are_measured_than_allowed(monkeypatch):
+    monkeypatch.setattr(goal, "EVALUATIONS", 4)
+    model, sizes = chain(), []
+    found = find_ranks(model, score=1, evaluate=of_size(0.7, model, sizes))
+    assert len(sizes) == len(found.curve) == 4
+
+
+def test_a_network_close_in_size_to_one_that_missed_the_score_is_small_enough():
+    model, sizes = keras.Sequential([keras.Input((600,)), L.Dense(600), L.Dense(2)]), []
+    find_ranks(model, score=1, evaluate=of_size(0.6, model, sizes))
+    gaps = [
+        min(size for size in sizes[:n] if size > 0.6)
+        / max(size for size in sizes[:n] if size <= 0.6)
+        for n in (len(sizes) - 1, len(sizes))
+    ]
+    assert gaps[0] > goal.CLOSE >= gaps[1]
+
+
 def test_a_score_that_anything_reaches_ends_at_rank_one():
-    found = find_ranks(chain(), score=0, evaluate=lambda network: 0.0)
-    assert set(found.ranks.values()) == {1}
+    mostly_outputs = keras.Sequential([keras.Input((99,)), L.Dense(99), L.Dense(999)])
+    for model in (chain(), mostly_outputs):
+        found = find_ranks(model, score=0, evaluate=lambda network: 0.0)
+        assert set(found.ranks.values()) == {1}
 
 
 def test_a_score_that_only_the_model_reaches_leaves_it_alone():

@@ -320,6 +320,21 @@ def test_outputs_are_found_in_nested_models_and_through_arithmetic():
     assert compress.factorize(model, 1).count_params() < model.count_params()
 
 
+@pytest.mark.parametrize(("filters", "kind"), [(5, kinds.Crossed), (6, kinds.Conv)])
+def test_crossed_are_convolutions_of_fewer_filters_than_a_vertical_patch_has_numbers(filters, kind):
+    layer = L.Conv2D(filters, (3, 2))
+    layer.build((None, 5, 4, 2))
+    assert type(kinds.of(layer)) is kind
+
+
+def test_errors_of_different_columns_are_felt_alike_and_apart():
+    layer = L.Conv2D(2, (3, 2))
+    layer.build((None, 5, 4, 2))
+    felt = kinds.of(layer).spread(np.array([[1, 2], [3, 4]]))
+    expected = [[1, 2, 0, 0], [3, 4, 0, 0], [0, 0, 1, 2], [0, 0, 3, 4]]
+    np.testing.assert_array_equal(felt, expected)
+
+
 @pytest.mark.parametrize(("kernel", "positions", "outputs"), [((2, 1), 16, 3), ((2, 2), 12, 2 * 3)])
 def test_what_the_loss_feels_is_the_sum_over_the_positions_of_an_image(kernel, positions, outputs):
     """Of the squared error to outputs with noise of variance 1, the identity at each position."""

@@ -426,7 +426,7 @@ def test_at_a_closing_gap_the_exact_derivative_stays_finite():
         assert np.linalg.norm(found) < 1e3 * np.linalg.norm(G)
 
 
-@pytest.mark.parametrize("values", [4, 7, 1000, None])
+@pytest.mark.parametrize("values", [2, 4, 7, 1000, None])
 @pytest.mark.parametrize("shape", [(12, 30), (30, 12), (20, 20)])
 def test_refresh_gives_the_leading_values_and_exact_factors(shape, values):
     rng = np.random.default_rng(0)
@@ -435,7 +435,7 @@ def test_refresh_gives_the_leading_values_and_exact_factors(shape, values):
     layer.kernel.assign(with_spectrum(shape, np.linspace(4, 0.5, min(shape)), rng))
     found = layer.refresh(values)
     W = layer.kernel.numpy()
-    s = np.linalg.svd(W.astype(float), compute_uv=False)[:values]
+    s = np.linalg.svd(W.astype(float), compute_uv=False)[: values and max(values, 4)]
     assert found.shape == s.shape
     np.testing.assert_allclose(found, s, rtol=1e-4)
     np.testing.assert_allclose(layer.s, s[:4], rtol=1e-5)
@@ -452,6 +452,14 @@ def test_refresh_of_a_matrix_of_lower_rank_has_no_negative_or_missing_values():
         np.testing.assert_allclose(
             layer.refresh(values), [3] + [0] * ((values or 8) - 1), atol=3e-3
         )
+
+
+def test_refresh_gives_all_values_in_float64():
+    layer = DynamicDense(9, 2)
+    layer.build((None, 8))
+    layer.kernel.assign(with_spectrum((8, 9), np.geomspace(1, 1e-5, 8), np.random.default_rng(0)))
+    s = np.linalg.svd(layer.kernel.numpy().astype(float), compute_uv=False)
+    np.testing.assert_allclose(layer.refresh(), s, rtol=1e-3)
 
 
 def test_the_callback_keeps_as_many_values_as_asked_for(small, few):
@@ -473,9 +481,13 @@ def test_the_svd_of_a_full_rank_layer_is_that_of_its_kernel_now(shape):
     layer.build((None, shape[0]))
     W = np.random.default_rng(0).normal(size=shape)
     layer.kernel.assign(W)
+    np.testing.assert_allclose(layer(np.eye(shape[0], dtype="float32")), W, rtol=1e-6)
     U, s, Vt = layer.svd()
     np.testing.assert_allclose((U * s) @ Vt, W, atol=1e-5)
     np.testing.assert_allclose(s, np.linalg.svd(W, compute_uv=False), rtol=1e-4)
+    layer.kernel.assign(np.diag(np.arange(9.0))[: shape[0], : shape[1]])
+    layer.rank.assign(2)
+    np.testing.assert_allclose(layer.svd().s, [min(shape) - 1, min(shape) - 2], rtol=1e-4)
 
 
 def test_the_svd_of_a_layer_of_lower_rank_is_what_it_computes_with():

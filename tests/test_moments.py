@@ -41,6 +41,20 @@ def images(n=400, seed=0):
     return (x @ mixed + 0.5).astype("float32")
 
 
+def test_what_is_watched_computes_in_the_precision_of_its_layers():
+    ends = [Dense(n, "tanh", dtype="float64", name=f"d{n}") for n in (6, 3)]
+    model = keras.Sequential([keras.Input((8,), dtype="float64"), *ends])
+    x = tf.constant(images(5), tf.float64)
+    (found,), _, _ = watch.watched(model, ["d6", "d3"]).run([x])
+    np.testing.assert_allclose(found, model(x), atol=1e-13)
+
+
+def test_after_a_run_nothing_is_noted_any_more():
+    probe = watch.watched(chain(), ["d12", "d9"])
+    probe.run([tf.constant(images(5))])
+    assert all(part.note is None for ends in probe.parts.values() for part in ends[::2])
+
+
 def spd(n, rng, rank=None):
     A = rng.normal(size=(rank or 2 * n, n))
     return A.T @ A / len(A)

@@ -78,7 +78,8 @@ def test_the_projection_is_that_onto_the_tangent_space(rank):
     U, _, Vt = (part[:, :rank] if i == 0 else part[:rank] for i, part in enumerate(layer.svd()))
     expected = X - (np.eye(30) - U @ U.T) @ X @ (np.eye(20) - Vt.T @ Vt)
     np.testing.assert_allclose(layer.project(tf.constant(X)), expected, atol=1e-12)
-    np.testing.assert_array_equal(layer_of(matrix(), 20).project(X), X)
+    for whole in (layer_of(matrix(), 20), layer_of(matrix(), 4, "straight_through")):
+        np.testing.assert_array_equal(whole.project(X), X)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

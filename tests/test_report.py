@@ -6,7 +6,7 @@ import pytest
 from helpers import compress, svd
 from helpers.lab import cost
 from helpers.lab.backend import keras
-from helpers.networks import graph, kinds
+from helpers.networks import graph, kinds, watch
 
 from .zoo import MODELS, NAMES, inputs, lenet, resnet, text
 
@@ -83,6 +83,50 @@ def test_it_says_what_is_no_smaller_and_what_is_not_faster():
     assert "Smaller, not faster" in str(report)
 
 
+def test_as_many_multiply_adds_are_not_faster():
+    """Of 4 columns 2 are left: two factors of rank 2 take 2 · 6 · (4 + 2) = 2 · 36 a row."""
+    start = keras.Input((5, 4, 2))
+    x = L.Conv2D(2, 3, name="conv")(start)
+    model = keras.Model(start, L.Dense(3, name="out")(L.Flatten()(x)))
+    report = compress.report(model, compress.factorize(model, {"conv": 2}))
+    assert report.parameters[1] < report.parameters[0]
+    assert report.multiply_adds[1] == report.multiply_adds[0]
+    assert rows(report)["conv"].note == "smaller, not faster: no fewer multiply-adds"
+    assert "Smaller, not faster" in str(report)
+
+
+def test_the_rank_of_a_matrix_is_counted_whatever_its_size():
+    model = keras.Sequential([keras.Input((7,)), L.Dense(9, name="fc"), L.Dense(2)])
+    model.get_layer("fc").kernel.assign(1e-6 * model.get_layer("fc").kernel)
+    for D, note in ((3, "smaller once it is factorized"), (4, "no smaller")):  # break-even is 3
+        row = rows(compress.report(model, compress.truncate(model, D)))["fc"]
+        assert row.rank == D
+        assert row.note.endswith(f" {note}")
+    copy = compress.truncate(model, 3)
+    for W in (np.zeros((7, 9)), np.eye(7, 9)):  # trained since, to nothing or to the whole
+        copy.get_layer("fc").kernel.assign(W)
+        row = rows(compress.report(model, copy))["fc"]
+        assert (row.rank, row.energy) == (None, None)
+        assert row.note.startswith("left alone: not chosen")
+
+
+def test_the_sentences_below_say_what_was_gained_and_no_more():
+    chain = [L.Dense(9, name="fc"), L.LayerNormalization(), L.Dense(3, name="a<b")]
+    square = L.Dense(3, name="square")  # of rank 1 it would be smaller
+    model = keras.Sequential([keras.Input((8,)), *chain, square, L.Dense(2, name="out")])
+    same = compress.report(model, model)
+    assert rows(same)["square"].note.startswith("left alone: not chosen")
+    assert "maller, not faster" not in str(same)
+    assert "not counted" not in str(same)
+    small = compress.factorize(model, {"fc": 2})
+    report = compress.report(model, small)
+    assert f"{small.count_params() / model.count_params():.1%} of the parameters" in str(report)
+    assert "Fewer multiply-adds need not be less time" in str(report)
+    assert "a&lt;b" in report._repr_html_()
+    measured = compress.report(model, small, measure=lambda net: {"layers": len(net.layers)})
+    assert str(measured).endswith("layers: 5 → 6")
+
+
 def test_too_small_dynamic_and_uncounted_layers():
     start = keras.Input((7,))
     thin = L.Dense(5, name="wide")(L.Dense(1, name="thin")(start))
@@ -123,7 +167,15 @@ def alone(layer, shape):
     return [shape], lambda x: layer(x[0])
 
 
+def quantized():
+    layer = L.Dense(4, name="layer")
+    layer.build((None, 7))
+    layer.quantize("int8")
+    return layer
+
+
 BY_HAND = {
+    "quantized": (*alone(quantized(), (7,)), 7 * 4),
     "depthwise": (
         *alone(L.DepthwiseConv2D(3, 2, "same", depth_multiplier=2, name="layer"), (6, 6, 4)),
         3 * 3 * (3 * 3 * 4 * 2),
@@ -137,9 +189,16 @@ BY_HAND = {
         *alone(L.SeparableConv1D(5, 3, depth_multiplier=2, name="layer"), (8, 4)),
         6 * (3 * 4 * 2 + 8 * 5),
     ),
+    "depthwise, channels first": (
+        *alone(
+            L.DepthwiseConv2D(3, depth_multiplier=2, data_format="channels_first", name="layer"),
+            (4, 6, 6),
+        ),
+        4 * 4 * (3 * 3 * 4 * 2),
+    ),
     "grouped": (
-        *alone(L.Conv2D(6, 3, groups=2, name="layer"), (6, 6, 4)),
-        4 * 4 * 6 * (3 * 3 * 2),
+        *alone(L.Conv2D(4, 3, groups=2, name="layer"), (6, 6, 4)),
+        4 * 4 * 4 * (3 * 3 * 2),
     ),
     "attention": (
         *attention((6, 10), (4, 7)),
@@ -158,8 +217,11 @@ def test_layers_left_alone_are_counted_too(name):
     shapes, call, expected = BY_HAND[name]
     starts = [keras.Input(shape) for shape in shapes]
     model = keras.Model(starts, L.Dense(2, name="out")(L.Flatten()(call(starts))))
+    calls = [layer.call for layer in model.layers]
     report = compress.report(model, model)
     assert rows(report)["layer"].multiply_adds == (expected, expected)
+    assert watch.multiply_adds(model)["layer"] == (expected, 0)
+    assert [layer.call for layer in model.layers] == calls  # the model is not changed
     assert "not counted" not in str(report)
 
 
