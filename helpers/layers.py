@@ -131,14 +131,7 @@ class DynamicDense(keras.layers.Dense):
     def call(self, inputs, training=False):
         W = tf.convert_to_tensor(self.kernel)
         rows = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, W.shape[0]))
-        if self.D < min(W.shape):
-            y = self._truncated_product(rows, W, training)
-        else:
-            y = tf.cond(
-                tf.convert_to_tensor(self.rank) == self.D,
-                lambda: rows @ W,
-                lambda: self._truncated_product(rows, W, training),
-            )
+        y = self._unless_full(lambda: rows @ W, lambda: self._truncated_product(rows, W, training))
         y = y if self.bias is None else tf.nn.bias_add(y, self.bias)
         if inputs.shape.rank != 2:
             y = tf.reshape(y, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
@@ -149,11 +142,21 @@ class DynamicDense(keras.layers.Dense):
 
         X itself for straight-through, whose gradient lies anywhere, and at full rank.
         """
-        if self.derivative == "straight_through" or self.D == min(self.kernel.shape):
+        if self.derivative == "straight_through":
             return X
-        U, _, Vt = self._leading()
-        UtX = tf.matmul(U, X, transpose_a=True)
-        return _in_tangent_space(UtX, tf.matmul(X, Vt, transpose_b=True), U, Vt)
+
+        def in_tangent_space():
+            U, _, Vt = self._leading()
+            UtX = tf.matmul(U, X, transpose_a=True)
+            return _in_tangent_space(UtX, tf.matmul(X, Vt, transpose_b=True), U, Vt)
+
+        return self._unless_full(lambda: X, in_tangent_space)
+
+    def _unless_full(self, full, truncated):
+        """What one of two functions returns: `full` at the rank of W, `truncated` below."""
+        if self.D < min(self.kernel.shape):
+            return truncated()
+        return tf.cond(tf.convert_to_tensor(self.rank) == self.D, full, truncated)
 
     def _leading(self):
         rank = tf.convert_to_tensor(self.rank)
