@@ -130,6 +130,12 @@ def test_what_the_readme_claims_of_the_committed_table():
     assert mean["dynamic_ranks", 20] > mean["fine_tuned", 20]
     assert mean["truncated", 20] > results.PUBLISHED["public solutions"][0][1] + 0.02
     assert mean["straight_through", 20] < mean["tangent", 20] - 0.008
+    assert abs(mean["dynamic_no_training_ranks", 20] - mean["dynamic_ranks", 20]) < 0.0015
+    for method in ("dynamic_no_training_ranks", "dynamic_ranks"):
+        assert mean[method, 10] > mean["dynamic_tapered", 10] + 0.001
+        assert all(mean[method, D] > mean["dynamic_tolerance", D] + 0.02 for D in (5, 10, 20))
+    assert abs(mean["baseline_adamw", 20] - mean["baseline", 20]) < 0.001
+    assert mean["truncated_adamw", 20] < mean["truncated", 20] - 0.1
     assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01
 
 
