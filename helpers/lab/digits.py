@@ -9,9 +9,6 @@ import zlib
 import numpy as np
 
 SECONDS_TO_CONNECT = 5
-# What reading raises of a file that is no archive, or half of one.
-DAMAGED = (AttributeError, EOFError, OSError, TypeError, ValueError)
-DAMAGED += (zipfile.BadZipFile, zlib.error)
 
 
 class DataError(ValueError):
@@ -58,7 +55,7 @@ def read(path):
             arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
     except KeyError as error:
         raise DataError(f"{path}: lacks the array {error.args[0].split()[0]}.") from error
-    except DAMAGED as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged, or not an .npz of plain arrays ({error}).") from error
     for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
         fault = _fault(x, y, least=12 if part == "train" else 1)

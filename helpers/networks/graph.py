@@ -18,7 +18,7 @@ def is_network(layer):
     return is_graph and type(layer).call in (keras.Sequential.call, FUNCTIONAL.call)
 
 
-FUNCTIONAL = type(keras.Model(x := keras.Input((1,)), keras.layers.Identity()(x)))
+FUNCTIONAL = type(keras.Model(x := keras.Input((1,)), x))
 
 
 def leaves(model):
