@@ -123,7 +123,7 @@ FORGERIES = {
         "it ended Python",
     ),
     "nested without end": (
-        WRONG.replace("return X", "a = []\n    for _ in range(500): a = [a]\n    return a"),
+        WRONG.replace("return X", "a = []\n    for _ in range(5000): a = [a]\n    return a"),
         "RecursionError",
     ),
     "nothing": (WRONG.replace("return X", "pass"), "not attempted"),
