@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from helpers import compress, moments, svd
 from helpers.lab.backend import keras, tf
-from helpers.networks import watch
+from helpers.networks import drawn, watch
 
 Dense = keras.layers.Dense
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -323,3 +323,16 @@ def test_what_a_network_sees_does_not_depend_on_how_it_is_compiled():
         after = moments.observe(network, ["hidden"], x, "mse")["hidden"]
         np.testing.assert_array_equal(before.C, after.C)
         np.testing.assert_array_equal(before.Gamma, after.Gamma)
+
+
+def test_labels_are_drawn_as_often_as_the_network_says():
+    p = np.array([0.6, 0.3, 0.1])
+    rows = tf.constant(np.tile(np.log(p) + 2.0, (20_000, 1)))  # of logits a constant says nothing
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        found = drawn.surprise(loss)(rows, 0)
+    drawn_at = p - tape.gradient(found, rows).numpy().mean(0)  # the gradient is p − label
+    np.testing.assert_allclose(drawn_at, p, atol=0.012)  # three standard deviations and more
+    assert float(found) / 20_000 == pytest.approx(-np.sum(p * np.log(p)), rel=0.03)
+    assert drawn.surprise(loss)(rows, 1) != found

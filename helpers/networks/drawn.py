@@ -11,7 +11,9 @@ def surprise(loss):
     def categorical(outputs, seed):
         log_p = tf.nn.log_softmax(outputs) if logits else tf.math.log(outputs + 1e-7)
         rows = tf.reshape(log_p, (-1, log_p.shape[-1]))
-        drawn = tf.random.stateless_categorical(rows, 1, (seed, 0))
+        # Gumbel's maximum: what stateless_categorical draws changes with the number of threads.
+        u = tf.random.stateless_uniform(tf.shape(rows), (seed, 0), 1e-30, 1, rows.dtype)
+        drawn = tf.argmax(rows - tf.math.log(-tf.math.log(u)), axis=1)
         return -tf.reduce_sum(tf.gather(rows, drawn, batch_dims=1))
 
     def binary(outputs, seed):
