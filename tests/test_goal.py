@@ -13,7 +13,7 @@ from helpers.networks import goal, watch
 from helpers.networks.goal import find_ranks
 from helpers.ranks import shared_ranks
 
-from .zoo import MODELS, inputs, lenet, matches, resnet, text
+from .zoo import MODELS, columns, inputs, lenet, matches, resnet, text
 
 L = keras.layers
 
@@ -129,10 +129,7 @@ def test_multiply_adds_are_counted_once_and_layers_left_alone_among_them():
 
 
 def test_a_rank_of_as_many_multiply_adds_as_the_layer_is_none():
-    """Of 4 columns 2 are left: two factors of rank 2 take 2 · 6 · (4 + 2) = 2 · 36 a row."""
-    start = keras.Input((5, 4, 2))
-    x = L.Conv2D(2, 3, name="conv")(start)
-    model = keras.Model(start, L.Dense(3, name="out")(L.Flatten()(x)))
+    model = columns()
     whole = cost.multiply_adds(model)
     with np.errstate(divide="raise", invalid="raise"):
         assert find_ranks(model, multiply_adds=whole).ranks == {}

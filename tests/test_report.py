@@ -8,7 +8,7 @@ from helpers.lab import cost
 from helpers.lab.backend import keras
 from helpers.networks import graph, kinds, watch
 
-from .zoo import MODELS, NAMES, inputs, lenet, resnet, text
+from .zoo import MODELS, NAMES, columns, inputs, lenet, resnet, text
 
 L = keras.layers
 
@@ -84,10 +84,7 @@ def test_it_says_what_is_no_smaller_and_what_is_not_faster():
 
 
 def test_as_many_multiply_adds_are_not_faster():
-    """Of 4 columns 2 are left: two factors of rank 2 take 2 · 6 · (4 + 2) = 2 · 36 a row."""
-    start = keras.Input((5, 4, 2))
-    x = L.Conv2D(2, 3, name="conv")(start)
-    model = keras.Model(start, L.Dense(3, name="out")(L.Flatten()(x)))
+    model = columns()
     report = compress.report(model, compress.factorize(model, {"conv": 2}))
     assert report.parameters[1] < report.parameters[0]
     assert report.multiply_adds[1] == report.multiply_adds[0]

@@ -26,6 +26,13 @@ def lenet(data_format="channels_last"):
     )
 
 
+def columns():
+    """Of 4 columns 2 are left: two factors of rank 2 take 2 · 6 · (4 + 2) = 2 · 36 a row."""
+    start = keras.Input((5, 4, 2))
+    x = L.Conv2D(2, 3, name="conv")(start)
+    return keras.Model(start, L.Dense(3, name="out")(L.Flatten()(x)))
+
+
 def block(channels, width, name):
     """Two convolutions around which the input is led."""
     x = keras.Input((14, 14, channels))

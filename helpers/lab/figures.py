@@ -47,6 +47,7 @@ def _look(color, marker, linestyle="-"):
 LOOKS = {
     "baseline | dense": _look(DARK, "", "--"),
     "truncated | plain": _look(BLUE, "o"),
+    "truncated, baseline by AdamW": _look(BLUE, "h", ":"),
     "whitened": _look(ORANGE, "s"),
     "whitened, shared ranks": _look(ORANGE, "D", "--"),
     "two-sided": _look(SKY, "P"),

@@ -12,7 +12,7 @@ def surprise(loss):
         log_p = tf.nn.log_softmax(outputs) if logits else tf.math.log(outputs + 1e-7)
         rows = tf.reshape(log_p, (-1, log_p.shape[-1]))
         # Gumbel's maximum: what stateless_categorical draws changes with the number of threads.
-        u = tf.random.stateless_uniform(tf.shape(rows), (seed, 0), 1e-30, 1, rows.dtype)
+        u = tf.random.stateless_uniform(tf.shape(rows), (seed, 0), dtype=rows.dtype)
         drawn = tf.argmax(rows - tf.math.log(-tf.math.log(u)), axis=1)
         return -tf.reduce_sum(tf.gather(rows, drawn, batch_dims=1))
 
