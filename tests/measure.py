@@ -7,6 +7,7 @@ to .runs/, for `python -m helpers.lab.results`. At each D it takes minutes.
 
 import argparse
 import functools
+import itertools
 import time
 
 import numpy as np
@@ -181,23 +182,20 @@ METHODS += [baseline_longer, baseline_adamw, truncated_adamw]
 METHODS = {method.__name__: method for method in METHODS}
 
 
-def measure(case, names):
-    """{method: {"test_accuracy", "parameters"}}, a line each."""
-    found = {}
-    for name in names:
-        start = time.perf_counter()
-        network = METHODS[name](case)
-        seconds, size = time.perf_counter() - start, network.count_params()
-        chosen, reported = (
-            model.accuracy(network, *part) for part in (case.digits.validation, case.digits.test)
-        )
-        found[name] = {"test_accuracy": reported, "parameters": size}
-        print(
-            f"{name:26} D={case.D:<3} seed={case.seed} validation {chosen:.4f}",
-            f"test {reported:.4f}, {size:,} parameters, {seconds:.0f} s",
-            flush=True,
-        )
-    return found
+def measure(case, name):
+    """{"test_accuracy", "parameters"} of a method, and a line."""
+    start = time.perf_counter()
+    network = METHODS[name](case)
+    seconds, size = time.perf_counter() - start, network.count_params()
+    chosen, reported = (
+        model.accuracy(network, *part) for part in (case.digits.validation, case.digits.test)
+    )
+    print(
+        f"{name:26} D={case.D:<3} seed={case.seed} validation {chosen:.4f}",
+        f"test {reported:.4f}, {size:,} parameters, {seconds:.0f} s",
+        flush=True,
+    )
+    return {"test_accuracy": reported, "parameters": size}
 
 
 def main():
@@ -209,14 +207,13 @@ def main():
     parser.add_argument("--epochs", type=int, default=15)
     chosen = parser.parse_args()
     digits, table = data.load(chosen.dataset), results.RUNS / "results.csv"
+    table.parent.mkdir(exist_ok=True)
     for seed in chosen.seed:
         case = Case(digits, seed, chosen.epochs)
-        for D in chosen.D:
+        for D, name in itertools.product(chosen.D, chosen.methods):
             case.D = D
-            found = measure(case, chosen.methods)
             run = {"notebook": "measure", "D": D, "seed": seed, "dataset": digits.name}
-            rows = results.rows(run | {"epochs": chosen.epochs} | found)
-            table.parent.mkdir(exist_ok=True)
+            rows = results.rows(run | {"epochs": chosen.epochs, name: measure(case, name)})
             with FileLock(table.with_suffix(".lock")):
                 results.write(table, results.merge(results.read(table), rows))
 

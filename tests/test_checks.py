@@ -217,7 +217,11 @@ CHECKS = {
         fed(tangent=[0.99, 1.0], straight_through=[1.01, 1.0]),
         fed(tangent=[0.99, 1.05], straight_through=[1.05, 1.0]),
     ),
-    "3.4": ({"sines": [0.1, 0.05, 0.04]}, {"sines": [0.1, 0.08, 0.07]}),
+    "3.4": (
+        {"distances": [0.3, 0.2, 0.15], "smallest": 0.15, "moved": np.eye(2)},
+        {"distances": [0.3, 0.3, 0.2]},
+        {"distances": [0.3, 0.2, 0.14]},
+    ),
     "3.5": ({"every": {"tangent": None}, "cost": traced(ADDS)}, {"cost": traced(ADDS + 1)}),
     "3.6": (
         {"outside": OUTSIDE},

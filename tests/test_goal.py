@@ -105,7 +105,7 @@ def test_all_the_energy_takes_the_rank_of_the_matrix():
         assert find_ranks(model, energy=1, multiple=multiple).ranks == {"fc": D}
     kernel.assign(0 * kernel)
     with np.errstate(divide="raise", invalid="raise"):
-        assert find_ranks(model, energy=1).met
+        assert find_ranks(model, energy=1).ranks == {"fc": 1}
 
 
 @pytest.mark.parametrize("arguments", [{"fraction": 0.7}, {"energy": 0.6}, {"multiply_adds": 1400}])

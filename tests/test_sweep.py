@@ -21,7 +21,7 @@ GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
 WRITE = """
 import json, os
 open("../ran", "a").write(f"{NAME} {D}\\n")
-open("../threads", "a").write(os.environ["TF_NUM_INTRAOP_THREADS"])
+open("../threads", "a").write(f"{NAME} {D} {os.environ['TF_NUM_INTRAOP_THREADS']}\\n")
 cut = {str(D): {"test_accuracy": 0.5, "parameters": 10 * D}, "full": {"test_accuracy": 1}}
 content = {"D": D, "seed": seed, "dataset": dataset, "epochs": epochs, "truncated": cut}
 assert dataset == "subset" or os.path.isfile(dataset)
@@ -105,7 +105,8 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
     assert (project / "trained").read_text() == "15 0\n"
     ran = set((project / "ran").read_text().splitlines())
     assert ran == {"01_a 7", "01_a 9", "02_b 3", "02_b 7"}
-    assert (project / "threads").read_text() == "1111"
+    threads = set((project / "threads").read_text().splitlines())
+    assert threads == {"02_b 3 1", "02_b 7 1", "01_a 7 1", f"01_a 9 {sweep.CORES}"}
     rows = list(csv.DictReader((project / ".runs" / "results.csv").open()))
     rows = [row for row in rows if row["method"] == "truncated"]
     assert [row["test_accuracy"] for row in rows] == ["0.5", "0.5", "0.5", "0.5", "0.25"]

@@ -23,6 +23,7 @@ from .files import stderr_muted
 from .results import RUNS
 
 NOTEBOOKS = PROJECT / "notebooks"
+CORES = os.cpu_count() or 1
 
 
 class Run(NamedTuple):
@@ -57,8 +58,9 @@ def main(arguments=None):
     """Run what is asked for; return 0, or 1 if a run failed, 2 for a bad argument, 130 for ^C."""
     chosen = _parser().parse_args(arguments)
     try:
-        runs, threads = _runs(chosen), _threads(chosen.threads)
+        runs = _runs(chosen)
         todo = [run for run in runs if chosen.again or run.results() is None]
+        threads = _threads(chosen.threads, len(todo))
         if chosen.dry_run:
             for run in sorted(runs):
                 print(f"{'to run' if run in todo else 'finished':9} {run}")
@@ -85,7 +87,7 @@ def _parser():
     parser.add_argument("--seed", nargs="+", default=["0"], help="seeds")
     parser.add_argument("--dataset", default="auto", help="auto, mnist, subset or an .npz file")
     parser.add_argument("--epochs", default="15", help="passes over the training data")
-    parser.add_argument("--threads", default="1", help="a run; cores / threads runs at once")
+    parser.add_argument("--threads", help="a run; by default the runs share the cores out")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already")
     parser.add_argument("--again", action="store_true", help="run what is finished, too")
     parser.add_argument("--dry-run", action="store_true", help="list what would run")
@@ -106,7 +108,10 @@ def _runs(chosen):
     return [Run(stem, D, seed, name, epochs, source) for D, seed in grid for stem in stems[::-1]]
 
 
-def _threads(text):
+def _threads(text, runs):
+    """Threads for each run: as many as asked for, or its share of the cores."""
+    if text is None:
+        return max(1, CORES // max(1, runs))
     threads = _literal(text)
     if type(threads) is not int or threads < 1:
         raise ValueError(f"threads must be a whole number, at least 1, not {threads!r}.")
@@ -139,13 +144,16 @@ def _run_all(runs, scheduler, threads):
         client.subscribe_topic("running", lambda event: _say(f"{event[1]} running"))
         baselines, futures = {}, {}
         several = len({run.seed for run in runs}) > 1  # else nothing runs beside the baseline
-        cores = threads if several else max(threads, os.cpu_count() or 1)
+        cores = max(threads, CORES)
+        waiting = len(runs) > CORES // threads  # the last run begins when another has ended
         for i, run in enumerate(runs):
             first = {"priority": -i, "pure": False}  # in this order, as far as workers are free
             needed = (run.source, run.epochs, run.seed)
             if needed not in baselines:
-                baselines[needed] = client.submit(train_baseline, *needed, cores, **first)
-            futures[client.submit(execute, run, threads, baselines[needed], **first)] = run
+                own = threads if several else cores
+                baselines[needed] = client.submit(train_baseline, *needed, own, **first)
+            own = cores if waiting and i == len(runs) - 1 else threads  # soon it is alone
+            futures[client.submit(execute, run, own, baselines[needed], **first)] = run
         start = time.perf_counter()
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
@@ -172,7 +180,7 @@ def _client(scheduler, threads):
     """
     with contextlib.ExitStack() as stack:
         if scheduler is None:
-            workers = max(1, (os.cpu_count() or 1) // threads)
+            workers = max(1, CORES // threads)
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,

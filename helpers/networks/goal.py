@@ -190,8 +190,8 @@ class _Path:
         """{layer name: D}, the least that keep the share in every layer, but for break-even."""
         ranks = {}
         for name, factors in svds.items():
-            kept = np.cumsum(factors.s**2) / max(np.sum(factors.s**2), 1e-300)
-            least = int(np.searchsorted(kept, share - 1e-12)) + 1
+            kept = np.cumsum(factors.s**2)
+            least = int(np.searchsorted(kept, (share - 1e-12) * kept[-1])) + 1
             D = self.multiple * -(-least // self.multiple)
             if D <= self.edges[name]:
                 ranks[name] = D
