@@ -56,7 +56,7 @@ class Shrink(keras.callbacks.Callback):
         ranks: [{layer name: rank}, …], before training and after each epoch.
 
     Raises:
-        ValueError: D or share is none of these, or D is above what the layers are built for.
+        ValueError: D or share is not allowed, or D is above the mean rank of the layers as built.
     """
 
     def __init__(self, D, inputs, loss, samples=2000, share=0.4):
@@ -70,9 +70,9 @@ class Shrink(keras.callbacks.Callback):
         self.ranks, self.layers = [], dynamic_layers(self.model)
         if not self.layers:
             raise ValueError("the network has no dynamic layers whose ranks could shrink.")
-        self.largest = np.mean([layer.D for layer in self.layers.values()])
-        if self.D > self.largest:
-            raise ValueError(f"D must be at most {self.largest:g}, as the layers are built.")
+        self.start = np.mean([layer.D for layer in self.layers.values()])
+        if self.D > self.start:
+            raise ValueError(f"D must be at most {self.start:g}, the layers' mean rank as built.")
         self.ends = self.share * self.params["epochs"]
         self._shrink(0)
 
@@ -88,7 +88,7 @@ class Shrink(keras.callbacks.Callback):
 
     def _shrink(self, epoch):
         left = max(0, 1 - epoch / self.ends) if self.ends else 0
-        budget = round(self.D * (self.largest / self.D) ** left**1.5)
+        budget = round(self.D * (self.start / self.D) ** left**1.5)
         by_worth = self.worth()
         ranks = dict(zip(by_worth, shared_ranks(by_worth, budget, trained=True), strict=True))
         for name, rank in ranks.items():

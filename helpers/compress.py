@@ -7,7 +7,7 @@ import numpy as np
 from . import moments, svd
 from .lab.backend import keras
 from .layers import DynamicDense
-from .networks import graph, kinds, watch
+from .networks import feed, graph, kinds, watch
 from .networks.report import report as report
 from .ranks import per_layer
 
@@ -93,7 +93,7 @@ def factorize(
     loss=None,
     samples=moments.SAMPLES,
 ):
-    """A copy of the model in which two Dense layers stand for each chosen one, W → U_D, Vt_D.
+    """A copy of the model in which two layers stand for each chosen one, W → U_D, Vt_D.
 
         act(x W + b)   →   act((x U_D) Vt_D + b),   U_D Vt_D = W_D
 
@@ -250,6 +250,7 @@ def _decompose(chosen, seen):
 
 def _layer_after_layer(model, chosen, ranks, seen, inputs, samples):
     """Cuts of which each knows what the cuts before it have done to its inputs."""
+    inputs = feed.chosen(model, inputs, samples)
     uncut, becoming = (watch.watched(model, chosen) for _ in range(2))
     cuts = {}
     for name in (name for name in graph.leaves(model) if name in chosen):
@@ -258,7 +259,7 @@ def _layer_after_layer(model, chosen, ranks, seen, inputs, samples):
         if C.ndim == 1:  # of an embedding: no cut before it changes the tokens
             factors, bias = svd.decompose(W, C, Gamma, D), kind.bias
         else:
-            fit = moments.regression(uncut, becoming, name, inputs, samples)
+            fit = moments.regression(uncut, becoming, name, inputs)
             factors = svd.regress(fit.C, fit.X, W, Gamma, D)
             bias = kind.moved_bias(fit.z - fit.x @ svd.truncate(factors, D))
         graph.put(becoming.parts[name][1], [kind.fold(svd.truncate(factors, D)), *bias])

@@ -36,7 +36,7 @@ class DynamicDense(keras.layers.Dense):
         **kwargs: those of keras.layers.Dense.
 
     Raises:
-        ValueError: D, derivative or tracking is none of these.
+        ValueError: D, derivative, tracking or the precision is not allowed.
     """
 
     def __init__(self, units, D, derivative="tangent", tracking="subspace", **kwargs):
@@ -46,6 +46,9 @@ class DynamicDense(keras.layers.Dense):
             raise ValueError(f"derivative must be one of {[*DERIVATIVES]}, not {derivative!r}.")
         if tracking not in TRACKING:
             raise ValueError(f"tracking must be one of {[*TRACKING]}, not {tracking!r}.")
+        if self.variable_dtype not in TOLERANCE or self.compute_dtype != self.variable_dtype:
+            allowed = " or ".join(TOLERANCE)
+            raise ValueError(f"dtype must be {allowed}, not {self.dtype_policy.name!r}.")
         self.derivative, self.tracking = derivative, tracking
 
     def build(self, input_shape):

@@ -213,7 +213,7 @@ def without_dropout(network):
         rate = {"rate": 0.0} if isinstance(layer, keras.layers.Dropout) else {}
         return type(layer).from_config(layer.get_config() | rate)
 
-    copy = keras.models.clone_model(network, clone_function=clone)
+    copy = keras.models.clone_model(network, clone_function=clone, recursive=True)
     copy.set_weights(network.get_weights())
     return copy
 

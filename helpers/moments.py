@@ -4,15 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .lab.backend import keras, tf
-from .networks import drawn, kinds, watch
-from .progress import Line
+from .lab.backend import tf
+from .networks import drawn, feed, kinds, watch
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
-BATCH_SIZE = 1000
-NUMBERS = 2**25  # of all that is kept of a batch, in what comes in and what goes out of layers
 LEAST = 100  # inputs that a layer must have seen for its C to mean anything
-QUIET = 5  # seconds before there is a line of progress
 
 
 class Moments(NamedTuple):
@@ -56,20 +52,25 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
         {layer name: Moments}.
 
     Raises:
-        ValueError: inputs do not fit the model, or are too few; labels cannot be drawn.
+        ValueError: inputs do not fit the model, or are too few; labels cannot be drawn, or the
+            loss is not finite.
 
     Source: Martens and Grosse, Optimizing neural networks with Kronecker-factored approximate
     curvature, ICML 2015; for patches, Grosse and Martens, ICML 2016.
     """
-    inputs = _chosen(model, inputs, samples)
+    inputs = feed.chosen(model, inputs, samples)
     surprise = None if loss is None else drawn.surprise(loss)
     probe = watch.watched(model, names)
     views = {name: kinds.of(layer) for name, (_, layer, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
-    for k, batch in enumerate(_batches(inputs, "measuring what the layers see", probe)):
+    for k, batch in enumerate(feed.batches(inputs, "measuring what the layers see", probe)):
         with tf.GradientTape() as tape:
             outputs, xs, zs = probe.run(batch, tape)
-            felt = 0.0 if surprise is None else sum(surprise(out, k) for out in outputs)
+            if surprise is not None:  # each output's labels are drawn apart
+                seeds = range(k * len(outputs), (k + 1) * len(outputs))
+                felt = sum(map(surprise, outputs, seeds))
+                if not np.isfinite(felt):
+                    raise ValueError("the loss is not finite: logits need from_logits=True.")
         gradients = {name: [] for name in names}
         if surprise is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
@@ -91,22 +92,22 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
     }
 
 
-def regression(before, after, name, inputs, samples=SAMPLES):
+def regression(before, after, name, inputs):
     """Moments of a layer's inputs x in the network `after` and its products z = x W in `before`.
 
     Args:
         before, after: from `helpers.networks.watch.watched`, of one model.
         name: of the layer, which says whether it has a bias; without one nothing is centred.
-        inputs, samples: as for `observe`.
+        inputs: a list of arrays, as from `helpers.networks.feed.chosen`.
 
     Returns:
         Regression.
     """
-    before, after = (network.up_to(name) for network in (before, after))
-    inputs = _chosen(before.model, inputs, samples)
+    row = [array[:1] for array in inputs]
+    before, after = (network.up_to(name, row) for network in (before, after))
     view, W = kinds.of(after.parts[name][1]), kinds.of(before.parts[name][1]).matrix()
     n, sums = 0, [0.0, 0.0, 0.0, 0.0]
-    for batch in _batches(inputs, f"cutting {name}", before):
+    for batch in feed.batches(inputs, f"cutting {name}", before):
         (_, uncut, _), (_, cut, _) = before.run(batch), after.run(batch)
         for x, was in zip(cut[name], uncut[name], strict=True):
             x, was = view.rows(x), view.rows(was)
@@ -117,34 +118,3 @@ def regression(before, after, name, inputs, samples=SAMPLES):
     if not view.bias:
         x, z = 0 * x, 0 * z
     return Regression(x, z, C - np.outer(x, x), X - np.outer(x, z))
-
-
-def _chosen(model, inputs, samples):
-    """So many of the inputs, evenly spread: a list of arrays, one for each input of the model."""
-    arrays = [np.asarray(array) for array in keras.tree.flatten(inputs)]
-    shapes = [tensor.shape[1:] for tensor in model.inputs]
-    found = [array.shape[1:] for array in arrays]
-    if len(found) != len(shapes) or any(
-        len(a) != len(b) or any(n not in (None, m) for n, m in zip(a, b, strict=True))
-        for a, b in zip(shapes, found, strict=True)
-    ):
-        raise ValueError(f"the model takes inputs of shape {shapes}, these are {found}.")
-    n = len(arrays[0])
-    every = np.linspace(0, n, min(samples, n), endpoint=False).astype(int)
-    return [array[every] for array in arrays]
-
-
-def _batches(arrays, doing, probe):
-    """Batches of the arrays, which fit in memory, with a line of progress if they take long."""
-    line, n = Line(after=QUIET), len(arrays[0])
-    _, _, zs = probe.run([tf.constant(array[:1]) for array in arrays])
-    # A row of x and one of z are as many numbers as a singular value takes multiply-adds.
-    numbers = sum(
-        kinds.of(layer).pair_multiply_adds(z)
-        for name, (_, layer, _) in probe.parts.items()
-        for z in zs[name]
-    )
-    size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)))
-    for start in range(0, n, size):
-        yield [tf.constant(array[start : start + size]) for array in arrays]
-        line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")

@@ -2,7 +2,7 @@
 
 From the copy only the answers to the exercises are taken (tests/answers.py); all else is this
 project's own. With --run its notebooks are run, too, as they are, helpers included (claims.py):
-what their checks claim is worth the points that the exercises leave.
+a notebook whose checks all hold is worth three points more.
 """
 
 import argparse
@@ -41,13 +41,16 @@ def main(arguments=None):
     chosen = _parser().parse_args(arguments)
     alone = [n for n in ("results", "junit") if chosen.copies and getattr(chosen, n)]
     wrong = ""
-    if not chosen.folder.is_dir():
+    folders = _folders(chosen.folder) if chosen.copies else [chosen.folder]
+    if not (chosen.folder.is_dir() and folders):
         holds = "hold copies" if chosen.copies else "be a copy"
         wrong = f"FOLDER must {holds} of the project, not {str(chosen.folder)!r}."
     elif alone:
         wrong = f"--{alone[0]} is of one copy: with --copies use --csv and --feedback."
     elif chosen.seconds < 1:
         wrong = f"--seconds must be at least 1, not {chosen.seconds}."
+    elif chosen.seed is not None and chosen.seed < 0:
+        wrong = f"--seed must be at least 0, not {chosen.seed}."
     if wrong:
         print(wrong, file=sys.stderr)
         return 2
@@ -93,8 +96,7 @@ def _grade_one(chosen):
 
 def _grade_all(chosen):
     """Grade every copy; what is finished is written, whatever becomes of the others."""
-    folders = sorted(path for path in chosen.folder.iterdir() if path.is_dir())
-    graded = []
+    folders, graded = _folders(chosen.folder), []
     for number, folder in enumerate(folders, start=1):
         print(f"[{number} of {len(folders)}] {folder.name} …", file=sys.stderr)
         try:
@@ -107,6 +109,11 @@ def _grade_all(chosen):
         print(f"{folder.name}: {_total(grades)}")
         _keep(chosen, graded)
     return 0 if all(_won(grades) for _, grades in graded) else 1
+
+
+def _folders(folder):
+    """The folders in a folder, if it is one."""
+    return sorted(path for path in folder.glob("*") if path.is_dir())
 
 
 def _keep(chosen, graded):

@@ -206,7 +206,7 @@ def main():
     parser.add_argument("--dataset", default="auto")
     parser.add_argument("--epochs", type=int, default=15)
     chosen = parser.parse_args()
-    digits, table = data.load(chosen.dataset), results.RUNS / "results.csv"
+    digits, table = data.load(chosen.dataset), results.RUNS / "measure.csv"
     table.parent.mkdir(exist_ok=True)
     for seed in chosen.seed:
         case = Case(digits, seed, chosen.epochs)

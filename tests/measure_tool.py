@@ -129,7 +129,7 @@ def print_goals(digits, epochs, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--still", type=int, nargs="*", default=[0], help="seeds, images as they are"
     )
@@ -138,7 +138,7 @@ def main():
     arguments = parser.parse_args()
     digits = data.load()
     if arguments.only != "lenet":
-        print_goals(digits, arguments.epochs, arguments.seeds[:3])
+        print_goals(digits, arguments.epochs, arguments.seeds)
     if arguments.only != "goal":
         print_lenets(digits, arguments.epochs, arguments.seeds, arguments.still)
     return 0

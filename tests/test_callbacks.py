@@ -259,7 +259,7 @@ def test_a_D_that_is_no_rank_is_one_clear_error(digits, D):
 
 
 def test_a_D_above_what_the_layers_are_built_for_fails_before_training(small, digits):
-    with pytest.raises(ValueError, match="D must be at most 8, "):
+    with pytest.raises(ValueError, match="D must be at most 8, the layers' mean"):
         fit(compress.dynamic(small, 8), digits, [shrinking(digits, D=9)])
 
 

@@ -128,6 +128,9 @@ def test_copies_are_compiled_as_the_model_is(make):
     for copy in (compress.truncate(model, 2), compress.factorize(model, 2)):
         assert copy.compiled
         assert isinstance(copy.optimizer, keras.optimizers.SGD)
+    model.compile("sgd", lambda labels, outputs: keras.ops.mean(outputs))
+    with pytest.raises(ValueError, match="register it by"):
+        compress.truncate(model, 2)
 
 
 def test_a_layer_used_twice_stays_one_pair():

@@ -243,14 +243,14 @@ def test_a_score_that_only_the_model_reaches_leaves_it_alone():
 
 
 BAD = {
-    "none": ({}, "give one goal of parameters, fraction, energy"),
-    "two": ({"fraction": 0.5, "energy": 0.5}, r"not \['fraction', 'energy'\]"),
-    "negative": ({"parameters": -5}, "parameters must be from 0 to the model's"),
-    "zero": ({"fraction": 0}, "fraction must be from 0 to"),
-    "above its size": ({"parameters": 10**9}, "parameters must be from 0 to the model's"),
-    "above its multiply-adds": ({"multiply_adds": 10**9}, "multiply_adds must be from 0 to"),
-    "above all": ({"fraction": 1.1}, "fraction must be from 0"),
-    "all energy and more": ({"energy": 2}, "energy must be from 0"),
+    "none": ({}, "give one goal of parameters, fraction, energy.*; given: none"),
+    "two": ({"fraction": 0.5, "energy": 0.5}, "given: fraction, energy"),
+    "negative": ({"parameters": -5}, "parameters must be above 0, at most"),
+    "zero": ({"fraction": 0}, "fraction must be above 0, at most 1, not 0"),
+    "above its size": ({"parameters": 10**9}, "parameters must be above 0, at most [0-9,]+, not"),
+    "above its multiply-adds": ({"multiply_adds": 10**9}, "multiply_adds must be above 0, at most"),
+    "above all": ({"fraction": 1.1}, "fraction must be above 0"),
+    "all energy and more": ({"energy": 2}, "energy must be above 0"),
     "text": ({"parameters": "many"}, "not 'many'"),
     "true": ({"parameters": True}, "not True"),
     "NaN": ({"fraction": math.nan}, "not nan"),
@@ -263,7 +263,10 @@ BAD = {
         {"score": 0.9, "evaluate": lambda net: 0.8},
         r"the model itself scores 0\.8, below 0\.9",
     ),
-    "multiple": ({"fraction": 0.5, "multiple": 0}, "whole number"),
+    "multiple": (
+        {"fraction": 0.5, "multiple": 0},
+        "multiple must be a whole number, at least 1, not 0",
+    ),
     "layer": ({"fraction": 0.5, "layers": ["d9"]}, "cannot be compressed"),
 }
 
@@ -273,3 +276,10 @@ def test_bad_goals_are_one_sentence(name):
     arguments, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         find_ranks(chain(), **arguments)
+
+
+def test_a_network_with_dynamic_layers_is_to_be_factorized_first():
+    dynamic = compress.dynamic(chain(), 2)
+    with pytest.raises(ValueError, match="are dynamic: factorize the model first"):
+        find_ranks(dynamic, fraction=0.5)
+    assert find_ranks(compress.factorize(dynamic, 2), fraction=0.9).met

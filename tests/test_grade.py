@@ -297,6 +297,8 @@ def test_only_cells_with_the_tag_are_answers(copy, tmp_path):
         (["/no/such/folder", "--copies"], "FOLDER must hold copies of the project"),
         (["--copies", "--results", "x"], "--results is of one copy"),
         (["--seconds", "0"], "--seconds must be at least 1, not 0."),
+        (["--seed", "-1"], "--seed must be at least 0, not -1."),
+        ([str(PROJECT / "figures"), "--copies"], "FOLDER must hold copies of the project"),
     ],
 )
 def test_a_bad_argument_is_one_sentence(capsys, arguments, said):

@@ -252,6 +252,9 @@ def test_unknown_names_are_clear_errors(small):
         compress.dynamic(small, 2, tracking="magic")
     with pytest.raises(ValueError, match="D must be"):
         compress.dynamic(small, 0)
+    for dtype in ("mixed_bfloat16", "float16"):
+        with pytest.raises(ValueError, match=f"dtype must be float32 or float64, not '{dtype}'"):
+            DynamicDense(6, 2, dtype=dtype)
 
 
 def tracked_case(shape, s, dtype, seed=0):

@@ -41,6 +41,9 @@ def test_without_dropout_training_sees_what_inference_sees(few):
     np.testing.assert_array_equal(copy(x, training=True), network(x, training=False))
     assert not np.array_equal(network(x, training=True), network(x, training=False))
     assert all(map(np.array_equal, copy.get_weights(), network.get_weights()))
+    nested = keras.Sequential([keras.Input((784,)), network])
+    copy = model.without_dropout(nested)
+    np.testing.assert_array_equal(copy(x, training=True), nested(x, training=False))
 
 
 @pytest.mark.parametrize("optimizer", model.OPTIMIZERS)

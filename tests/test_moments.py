@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from helpers import compress, moments, svd
 from helpers.lab.backend import keras, tf
-from helpers.networks import drawn, watch
+from helpers.networks import drawn, feed, watch
 
 Dense = keras.layers.Dense
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -241,19 +241,56 @@ def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
 def test_a_batch_is_as_large_as_memory_allows_and_says_how_far_it_is(monkeypatch):
     said, x = [], images(7)
     probe = watch.watched(chain(), ["d12"])  # 8 numbers come in and 12 go out
-    monkeypatch.setattr(moments, "Line", lambda after: SimpleNamespace(say=said.append))
-    monkeypatch.setattr(moments, "BATCH_SIZE", 4)
+    monkeypatch.setattr(feed, "Line", lambda after: SimpleNamespace(say=said.append))
+    monkeypatch.setattr(feed, "BATCH_SIZE", 4)
     for numbers, sizes in [
         (1000, [4, 3]),
         (3 * 20, [3, 3, 1]),
         (3 * 20 - 1, [2, 2, 2, 1]),
         (1, [1] * 7),
     ]:
-        monkeypatch.setattr(moments, "NUMBERS", numbers)
-        batches = [batch for (batch,) in moments._batches([x], "seeing", probe)]
+        monkeypatch.setattr(feed, "NUMBERS", numbers)
+        batches = [batch for (batch,) in feed.batches([x], "seeing", probe)]
         assert [len(batch) for batch in batches] == sizes
         np.testing.assert_array_equal(np.concatenate(batches), x)
     assert said[:2] == ["seeing: 4 of 7 inputs", "seeing: 7 of 7 inputs"]
+
+
+def test_a_layer_used_twice_is_fitted_to_what_it_sees_in_both_places():
+    keras.utils.set_random_seed(0)
+    shared, start = Dense(8, "tanh", name="shared"), keras.Input((8,))
+    model, x = keras.Model(start, Dense(4)(shared(shared(start)))), images()
+    both = np.concatenate([x, shared(x)]).astype(float)
+    C, W = np.cov(both.T, bias=True), shared.kernel.numpy()
+    expected = svd.truncate(svd.regress(C, C @ W, W), 3)
+    cut = compress.truncate(model, 3, layers=["shared"], inputs=x)
+    np.testing.assert_allclose(cut.get_layer("shared").kernel, expected, atol=1e-4)
+
+
+def test_each_output_draws_labels_of_its_own():
+    """Two outputs of h and −h: were their labels drawn alike, nothing would be felt of h."""
+    start = keras.Input((8,))
+    h = Dense(5, name="h")(start)
+    model = keras.Model(start, [Dense(5, name="plus")(h), Dense(5, name="minus")(h)])
+    for name, sign in (("plus", 1), ("minus", -1)):
+        model.get_layer(name).kernel.assign(sign * np.eye(5))
+    Gamma = moments.observe(model, ["h"], images(4000), "mse")["h"].Gamma
+    np.testing.assert_allclose(Gamma, 2 * np.eye(5), atol=0.2)
+
+
+def test_inputs_are_told_apart_by_their_names():
+    starts = [keras.Input((8,), name=name) for name in ("b", "a")]
+    ends = [Dense(3, name=f"of_{x.name}")(x) for x in starts]
+    inputs = {"a": images(seed=1), "b": images(seed=2)}
+    for structure in (starts, dict(zip(("b", "a"), starts, strict=True))):
+        seen = moments.observe(keras.Model(structure, ends), ["of_a", "of_b"], inputs)
+        for name, x in inputs.items():
+            np.testing.assert_allclose(seen[f"of_{name}"].C, x.T @ x / len(x), rtol=1e-4)
+    model = keras.Model(starts, ends)
+    with pytest.raises(ValueError, match=r"inputs \['b', 'a'\], and \['b'\] are missing"):
+        moments.observe(model, ["of_a"], {"a": images()})
+    with pytest.raises(ValueError, match=r"equally many, these are \[5, 400\]"):
+        moments.observe(model, ["of_a"], [images(5), images()])
 
 
 def test_of_sequences_every_position_counts():
@@ -299,8 +336,12 @@ def test_two_inputs_are_taken_as_predict_takes_them():
         ({"loss": LOGITS}, "give both"),
         ({"inputs": images(), "svds": {}}, "not both"),
         ({"inputs": images(), "layers": ["d7"]}, "cannot be compressed"),
+        (
+            {"inputs": images(), "loss": "sparse_categorical_crossentropy"},
+            "the loss is not finite: logits need from_logits=True",
+        ),
     ],
-    ids=["width", "few", "hinge", "name", "no inputs", "both", "layer"],
+    ids=["width", "few", "hinge", "name", "no inputs", "both", "layer", "logits"],
 )
 def test_what_cannot_be_measured_is_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -317,10 +358,15 @@ def test_what_a_network_sees_does_not_depend_on_how_it_is_compiled():
     outputs = keras.layers.Dense(3)(keras.layers.Dense(4, name="hidden")(tensor))
     functional = keras.Model(tensor, outputs)
     layers = [keras.Input((6,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(3)]
-    for network in (functional, keras.Sequential(layers)):
-        before = moments.observe(network, ["hidden"], x, "mse")["hidden"]
-        network.compile(Own(), "mse")
-        after = moments.observe(network, ["hidden"], x, "mse")["hidden"]
+    sequential = keras.Sequential(layers)
+    nested = keras.Sequential([keras.Input((6,)), keras.models.clone_model(functional)])
+    inside = f"{nested.layers[0].name}/hidden"
+    for network, name in ((functional, "hidden"), (sequential, "hidden"), (nested, inside)):
+        before = moments.observe(network, [name], x, "mse")[name]
+        for part in (network, *network.layers):
+            if isinstance(part, keras.Model):
+                part.compile(Own(), "mse")
+        after = moments.observe(network, [name], x, "mse")[name]
         np.testing.assert_array_equal(before.C, after.C)
         np.testing.assert_array_equal(before.Gamma, after.Gamma)
 

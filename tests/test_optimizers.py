@@ -20,7 +20,7 @@ def matrix(shape=(30, 20)):
 
 
 def train(layer, optimizer, steps):
-    """Steps on random data; returns the last ΔW, and the share of each that lies outside."""
+    """Steps on random data; returns the share of each ΔW that lies outside."""
     rng, shares = np.random.default_rng(0), []
     optimizer.build(layer.trainable_variables)
     for _ in range(steps):

@@ -55,13 +55,13 @@ def test_the_readme_gets_means_and_spreads(table, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
-    assert results.main() == 2
+    assert results.main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     others = [table[0] | {"dataset": "subset"}, table[0] | {"epochs": 3, "test_accuracy": 0.1}]
     results.write(tmp_path / "runs" / "results.csv", [*table, *others])
     (tmp_path / "README.md").write_text(f"before\n{results.START}old\n{results.END}\nafter\n")
     for _ in range(2):
-        assert results.main() == 0
+        assert results.main([]) == 0
         text = (tmp_path / "README.md").read_text()
         assert text.startswith(f"before\n{results.START}| D | kept | truncated | fine-tuned |\n")
         assert text.endswith(f"{results.END}\nafter\n")
@@ -102,7 +102,7 @@ def test_a_damaged_table_is_one_sentence(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"results\.csv is not a table of results"):
         results.read(tmp_path / "results.csv")
     monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
-    assert results.main() == 2
+    assert results.main([]) == 2
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
 
@@ -142,6 +142,20 @@ def test_what_the_readme_claims_of_the_committed_table():
 def test_the_size_of_dlrts_dense_network_is_counted():
     widths = [784] * 5 + [10]
     assert sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(widths)) == results.DLRT
+
+
+def test_a_readme_without_a_place_for_the_table_stays_as_it_is(
+    table, tmp_path, monkeypatch, capsys
+):
+    for name in ("README", "TABLE"):
+        monkeypatch.setattr(results, name, tmp_path / name)
+    monkeypatch.setattr(results, "RUNS", tmp_path)
+    results.write(tmp_path / "measure.csv", table)
+    (tmp_path / "README").write_text(results.START + "more", encoding="utf-8")
+    assert results.main([]) == 2
+    assert capsys.readouterr().err.startswith("README has no place for a table")
+    assert (tmp_path / "README").read_text(encoding="utf-8") == results.START + "more"
+    assert not (tmp_path / "TABLE").exists()
 
 
 def test_every_method_has_a_style():

@@ -46,6 +46,7 @@ def test_training_learns_and_can_be_repeated(few):
     once, again = (store.baseline(few, epochs=10, seed=s) for s in (1, 1))
     assert model.accuracy(once.network, few.x_test, few.y_test) > 0.5
     assert same_weights(once.network, again.network)
+    assert not any(kept.network.compiled for kept in (once, again))
     assert [len(curve) for curve in once.history.values()] == [10] * 4
     assert once.history == again.history
     fresh = model.build(seed=1)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -21,7 +22,7 @@ GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
 WRITE = """
 import json, os
 open("../ran", "a").write(f"{NAME} {D}\\n")
-open("../threads", "a").write(f"{NAME} {D} {os.environ['TF_NUM_INTRAOP_THREADS']}\\n")
+open("../threads", "a").write(f"{NAME} {D} {os.environ.get('TF_NUM_INTRAOP_THREADS')}\\n")
 cut = {str(D): {"test_accuracy": 0.5, "parameters": 10 * D}, "full": {"test_accuracy": 1}}
 content = {"D": D, "seed": seed, "dataset": dataset, "epochs": epochs, "truncated": cut}
 assert dataset == "subset" or os.path.isfile(dataset)
@@ -90,14 +91,14 @@ def wait_for(path):
 
 
 def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_nothing(project):
-    finished, damaged = (sweep.Run("02_b", D, 0, "subset", 15, "subset") for D in (9, 7))
+    finished, damaged = (sweep.Run("02_b", D, 0, "subset", 15, "subset", "") for D in (9, 7))
     content = json.dumps(
         finished._asdict() | {"truncated": {"test_accuracy": 0.25, "parameters": 90}}
     )
     (project / ".runs").mkdir()
     (project / ".runs" / finished.path(".json").name).write_text(content)
     (project / ".runs" / damaged.path(".json").name).write_text(content[:-5])
-    code, _, err = run_sweep(project, "--D", "3", "7", "9", "--threads", "1")
+    code, _, err = run_sweep(project, "--D", "3", "7", "9", "9", "--threads", "1")
     assert code == 1
     assert "01_a D=7 seed=0 running" in err
     assert "01_a D=3 seed=0 failed: cell [3]: OSError: no D of 3" in err
@@ -106,7 +107,7 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
     ran = set((project / "ran").read_text().splitlines())
     assert ran == {"01_a 7", "01_a 9", "02_b 3", "02_b 7"}
     threads = set((project / "threads").read_text().splitlines())
-    assert threads == {"02_b 3 1", "02_b 7 1", "01_a 7 1", f"01_a 9 {sweep.CORES}"}
+    assert threads == {"02_b 3 1", "02_b 7 1", "01_a 7 1", "01_a 9 1"}
     rows = list(csv.DictReader((project / ".runs" / "results.csv").open()))
     rows = [row for row in rows if row["method"] == "truncated"]
     assert [row["test_accuracy"] for row in rows] == ["0.5", "0.5", "0.5", "0.5", "0.25"]
@@ -137,6 +138,25 @@ def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(
     assert (run.dataset, run.source) == ("mnist", str(tmp_path / "whole.npz"))
     code, out, err = run_sweep(project, "--dataset", tmp_path / "whole.npz", "02")
     assert (code, "02_b D=20 seed=0, whole.npz" in out) == (0, True), err
+    asked = "--dataset", tmp_path / "whole.npz", "02", "--dry-run"
+    assert run_sweep(project, *asked)[1].startswith("finished")
+    arrays["y_test"] = arrays["y_test"][::-1]
+    np.savez(tmp_path / "whole.npz", **arrays)
+    assert run_sweep(project, *asked)[1].startswith("to run")
+
+
+def test_a_run_has_the_threads_asked_for_or_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setattr(sweep, "CORES", 8)
+    assert [sweep._threads(None, runs, None) for runs in (0, 1, 3, 9)] == [8, 8, 2, 1]
+    assert [sweep._threads("4", 3, None), sweep._threads(None, 3, "tcp://host:1")] == [4, None]
+    assert sweep._environment(None).keys() == {"SVD_FIGURES"}
+
+
+def test_a_baseline_that_is_killed_says_so(monkeypatch):
+    monkeypatch.setattr(sweep, "get_worker", lambda: SimpleNamespace(log_event=lambda *_: None))
+    monkeypatch.setattr(sweep.sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="the baseline: its process ended with 1"):
+        sweep.train_baseline("subset", 1, 0, 1)
 
 
 def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
@@ -188,7 +208,13 @@ def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
     "arguments",
     [
         *(["--D", "0"], ["--D", "5", "abc"], ["--epochs", "0.5"], ["--seed", "-1.5"], ["07"]),
-        *(["--D", "True"], ["--epochs", "True"], ["--seed", "True"], ["--threads", "True"]),
+        *(
+            ["--D", "{[]: 1}"],
+            ["--D", "True"],
+            ["--epochs", "True"],
+            ["--seed", "True"],
+            ["--threads", "True"],
+        ),
         *(
             ["--dataset", "no.npz"],
             ["--threads", "0"],

@@ -1,6 +1,6 @@
 """TensorFlow and Keras, imported without their start-up noise.
 
-The one module with a side effect on import. Import it (or any helper that does) before
+Its import has side effects. Import it (or any helper that does) before
 `tensorflow` or `keras` is imported by name.
 """
 
@@ -9,6 +9,7 @@ import os
 from .files import stderr_muted
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else is set: tf.custom_gradient needs it
 
 # TensorFlow's first lines come before it reads its log level.
 with stderr_muted():

@@ -22,10 +22,17 @@ def write_whole(path):
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp's files are private; these are to be read by all
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _umask():
+    """What the user takes from the permissions of new files; it is read by being set."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path, content):

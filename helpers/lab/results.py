@@ -5,6 +5,7 @@ epochs, to figures/results.csv, and from that draws figures/results.png and writ
 README.md.
 """
 
+import argparse
 import csv
 import sys
 
@@ -269,19 +270,26 @@ def _is_whole(row):
     return row["dataset"] == "mnist" and row["epochs"] == EPOCHS
 
 
-def main():
+def main(arguments=None):
+    argparse.ArgumentParser(prog="python -m helpers.lab.results", description=__doc__).parse_args(
+        arguments
+    )
     try:
-        table = merge(read(TABLE), [row for row in read(RUNS / "results.csv") if _is_whole(row)])
+        new = read(RUNS / "results.csv") + read(RUNS / "measure.csv")
+        table = merge(read(TABLE), [row for row in new if _is_whole(row)])
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     if not table:
         print("There are no results yet: run python -m helpers first.", file=sys.stderr)
         return 2
+    before, start, rest = README.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        print(f"{README.name} has no place for a table: {START} … {END}", file=sys.stderr)
+        return 2
     write(TABLE, table)
     picture(table, TABLE.parent)
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
     with write_whole(README) as temporary:
         temporary.write_text(before + START + markdown(table) + END + after, encoding="utf-8")
     return 0

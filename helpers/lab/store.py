@@ -18,7 +18,7 @@ CACHE = PROJECT / ".cache"
 
 
 class Baseline(NamedTuple):
-    """The trained network, its learning curve (a list an epoch), and the seconds it took."""
+    """The trained network, its learning curve as from `train`, and the seconds it took."""
 
     network: keras.Model
     history: dict
@@ -46,9 +46,10 @@ def baseline(data, epochs, seed):
     with _locked(record.with_suffix(".lock")):
         kept = _load(record)
         if kept is None:
-            network = model.build(seed)
+            trained, network = model.build(seed), model.build(seed)
             start = time.perf_counter()
-            history = model.train(network, data, epochs, seed)
+            history = model.train(trained, data, epochs, seed)
+            network.set_weights(trained.get_weights())  # not compiled, as one from disk
             kept = Baseline(network, history, time.perf_counter() - start)
             _save(record, kept)
     return kept

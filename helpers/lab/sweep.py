@@ -7,6 +7,7 @@ A run whose results are there is not run again.
 import argparse
 import ast
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -24,32 +25,37 @@ from .results import RUNS
 
 NOTEBOOKS = PROJECT / "notebooks"
 CORES = os.cpu_count() or 1
+OWN = ("source", "digest")  # what a run knows of itself and its results do not record
 
 
 class Run(NamedTuple):
-    """One execution of one notebook; `dataset` is the name in its results, `source` is loaded."""
+    """One execution of one notebook."""
 
     notebook: str
     D: int
     seed: int
-    dataset: str
+    dataset: str  # its name in the results
     epochs: int
-    source: str
+    source: str  # what is loaded: a name or a path
+    digest: str  # of a file's content: another one of the same name is another run
 
     def __str__(self):
         return f"{self.notebook} D={self.D} seed={self.seed}"
 
+    def parameters(self):
+        """What the results record."""
+        return {key: value for key, value in self._asdict().items() if key not in OWN}
+
     def path(self, suffix):
-        stem = f"{self.notebook}-{Path(self.dataset).stem}-D{self.D}-e{self.epochs}-s{self.seed}"
-        return RUNS / (stem + suffix)
+        name = Path(self.dataset).stem + self.digest
+        return RUNS / f"{self.notebook}-{name}-D{self.D}-e{self.epochs}-s{self.seed}{suffix}"
 
     def results(self):
         """What the run measured, or None if it is not finished."""
         try:
             measured = json.loads(self.path(".json").read_text(encoding="utf-8"))
-            asked = self._asdict()
-            del asked["source"]
-            return measured if all(measured[k] == v for k, v in asked.items()) else None
+            asked = self.parameters().items()
+            return measured if all(measured[k] == v for k, v in asked) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -60,7 +66,7 @@ def main(arguments=None):
     try:
         runs = _runs(chosen)
         todo = [run for run in runs if chosen.again or run.results() is None]
-        threads = _threads(chosen.threads, len(todo))
+        threads = _threads(chosen.threads, len(todo), chosen.scheduler)
         if chosen.dry_run:
             for run in sorted(runs):
                 print(f"{'to run' if run in todo else 'finished':9} {run}")
@@ -87,7 +93,7 @@ def _parser():
     parser.add_argument("--seed", nargs="+", default=["0"], help="seeds")
     parser.add_argument("--dataset", default="auto", help="auto, mnist, subset or an .npz file")
     parser.add_argument("--epochs", default="15", help="passes over the training data")
-    parser.add_argument("--threads", help="a run; by default the runs share the cores out")
+    parser.add_argument("--threads", help="for each run; by default they share the cores")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already")
     parser.add_argument("--again", action="store_true", help="run what is finished, too")
     parser.add_argument("--dry-run", action="store_true", help="list what would run")
@@ -104,14 +110,18 @@ def _runs(chosen):
     dataset = os.environ.get("SVD_DATASET") or dataset if dataset == "auto" else dataset
     name = data.load(dataset).name
     source = name if dataset in ("auto", "mnist", "subset") else str(data.find(dataset).resolve())
+    digest = ""
+    if name not in ("mnist", "subset"):
+        digest = "-" + hashlib.sha256(Path(source).read_bytes()).hexdigest()[:8]
     # The last notebook takes longest: first begun, it leaves no core idle in the end.
-    return [Run(stem, D, seed, name, epochs, source) for D, seed in grid for stem in stems[::-1]]
+    cells = [(stem, D, seed) for D, seed in dict.fromkeys(grid) for stem in stems[::-1]]
+    return [Run(*cell, name, epochs, source, digest) for cell in cells]
 
 
-def _threads(text, runs):
-    """Threads for each run: as many as asked for, or its share of the cores."""
+def _threads(text, runs, scheduler):
+    """Threads for each run: as many as asked for; its share of the cores; on a cluster, None."""
     if text is None:
-        return max(1, CORES // max(1, runs))
+        return None if scheduler else max(1, CORES // max(1, runs))
     threads = _literal(text)
     if type(threads) is not int or threads < 1:
         raise ValueError(f"threads must be a whole number, at least 1, not {threads!r}.")
@@ -119,7 +129,7 @@ def _threads(text, runs):
 
 
 def _stems(names):
-    """The notebooks whose names start so."""
+    """The notebooks whose names start with one of these."""
     stems = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     if unknown := [name for name in names if not any(s.startswith(name) for s in stems)]:
         raise ValueError(f"there is no notebook {unknown[0]!r}; there are {', '.join(stems)}.")
@@ -130,7 +140,7 @@ def _literal(text):
     """20 → int, 0.1 → float, anything that is no Python literal → str."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
 
 
@@ -144,16 +154,13 @@ def _run_all(runs, scheduler, threads):
         client.subscribe_topic("running", lambda event: _say(f"{event[1]} running"))
         baselines, futures = {}, {}
         several = len({run.seed for run in runs}) > 1  # else nothing runs beside the baseline
-        cores = max(threads, CORES)
-        waiting = len(runs) > CORES // threads  # the last run begins when another has ended
+        cores = threads if several or scheduler else max(threads, CORES)
         for i, run in enumerate(runs):
             first = {"priority": -i, "pure": False}  # in this order, as far as workers are free
             needed = (run.source, run.epochs, run.seed)
             if needed not in baselines:
-                own = threads if several else cores
-                baselines[needed] = client.submit(train_baseline, *needed, own, **first)
-            own = cores if waiting and i == len(runs) - 1 else threads  # soon it is alone
-            futures[client.submit(execute, run, own, baselines[needed], **first)] = run
+                baselines[needed] = client.submit(train_baseline, *needed, cores, **first)
+            futures[client.submit(execute, run, threads, baselines[needed], **first)] = run
         start = time.perf_counter()
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
@@ -198,7 +205,7 @@ def _client(scheduler, threads):
 def _environment(threads):
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     figures_folder = {"SVD_FIGURES": str(RUNS / "figures")}  # figures/ holds the published ones
-    return dict.fromkeys(variables, str(threads)) | figures_folder
+    return (dict.fromkeys(variables, str(threads)) if threads else {}) | figures_folder
 
 
 def train_baseline(source, epochs, seed, threads):
@@ -211,7 +218,8 @@ def train_baseline(source, epochs, seed, threads):
         command, cwd=PROJECT, env=os.environ | _environment(threads), capture_output=True, text=True
     )
     if done.returncode:
-        raise RuntimeError(f"the baseline: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+        raise RuntimeError(f"the baseline: {said[-1]}")
 
 
 def execute(run, threads, baseline):
@@ -221,8 +229,7 @@ def execute(run, threads, baseline):
     get_worker().log_event("running", str(run))
     os.environ.update(_environment(threads))
     run.path(".json").unlink(missing_ok=True)
-    parameters = run._asdict() | {"dataset": run.source, "results": str(run.path(".json"))}
-    del parameters["source"]
+    parameters = run.parameters() | {"dataset": run.source, "results": str(run.path(".json"))}
     try:
         with stderr_muted():  # a kernel that is stopped logs tracebacks; what failed is returned
             papermill.execute_notebook(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import compress, moments, svd
+from .. import callbacks, compress, moments, svd
 from ..lab.backend import keras
 from ..progress import Line
 from ..ranks import DISCOUNT
@@ -86,7 +86,10 @@ def find_ranks(
     goals = dict(zip(GOALS, (parameters, fraction, energy, multiply_adds, score), strict=True))
     adds = None if multiply_adds is None else watch.multiply_adds(model)
     name, goal = _checked(goals, evaluate, model, adds)
-    multiple = svd.check_rank(multiple)
+    if dynamic := [*callbacks.dynamic_layers(model)]:
+        raise ValueError(f"the layers {dynamic} are dynamic: factorize the model first.")
+    if not isinstance(multiple, numbers.Integral) or isinstance(multiple, bool) or multiple < 1:
+        raise ValueError(f"multiple must be a whole number, at least 1, not {multiple!r}.")
     svds, cut = compress.cutter(model, layers, inputs, loss, samples)
     path = _Path(model, svds, multiple, adds)
     measure = _measure(evaluate)
@@ -202,7 +205,8 @@ def _checked(goals, evaluate, model, adds):
     """The one goal given, its name and value, if it can be one of this model."""
     given = {name: goal for name, goal in goals.items() if goal is not None}
     if len(given) != 1:
-        raise ValueError(f"give one goal of {', '.join(GOALS)}, not {list(given)}.")
+        names = ", ".join(given) or "none"
+        raise ValueError(f"give one goal of {', '.join(GOALS)}; given: {names}.")
     ((name, goal),) = given.items()
     if name == "score" and evaluate is None:
         raise ValueError("a score needs `evaluate`, a function from a network to a number.")
@@ -214,7 +218,7 @@ def _checked(goals, evaluate, model, adds):
     elif name == "multiply_adds":
         whole[name] = sum(count.whole for count in adds.values())
     if not _is_number(goal) or (name in whole and not 0 < goal <= whole[name]):
-        allowed = f"from 0 to the model's {whole[name]:,}" if name in whole else "a finite number"
+        allowed = f"above 0, at most {whole[name]:,}" if name in whole else "a finite number"
         raise ValueError(f"{name} must be {allowed}, not {goal!r}.")
     return name, goal
 

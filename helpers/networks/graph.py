@@ -53,23 +53,27 @@ def copy(model, chains, compiled=True):
         chains: {path of a layer with one input: [(new layer, its weights), …]}.
         compiled: if the model is compiled, so is the copy, as by keras.models.clone_model. That
             asks for an optimizer and a loss that Keras can make anew from their configuration.
+
+    Raises:
+        ValueError: it cannot.
     """
     originals = leaves(model)
     new = {id(originals[path]): [layer for layer, _ in chain] for path, chain in chains.items()}
-    twin = _copy(model if compiled else _not_compiled(model), new)
+    twin = _copy(model, new)
     for path, layer in originals.items():
         if layer.weights and path not in chains:
             new[id(layer)][0].set_weights(layer.get_weights())
     for layer, weights in itertools.chain(*chains.values()):
         put(layer, weights)
+    if compiled and model.compiled:
+        try:
+            twin.compile_from_config(model.get_compile_config())
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "Keras cannot make anew what the model is compiled with: register it by "
+                "keras.saving.register_keras_serializable."
+            ) from error
     return twin
-
-
-def _not_compiled(model):
-    """The same layers, as another model."""
-    if isinstance(model, keras.Sequential):
-        return keras.Sequential([keras.Input(tensor=model.inputs[0]), *model.layers])
-    return keras.Model(model.inputs, model.outputs)
 
 
 def put(layer, weights):
@@ -80,7 +84,10 @@ def put(layer, weights):
 
 
 def _copy(model, new):
-    """A copy of the model's graph; new, {id of a layer: [its new layers]}, is filled on the way."""
+    """A copy of the model's graph, not compiled.
+
+    new, {id of a layer: [its new layers]}, is filled on the way.
+    """
 
     def parts(layer):
         # What stands in several places, or models, is one layer in the copy, too.
@@ -93,10 +100,7 @@ def _copy(model, new):
         (x,) = model.inputs
         start = keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
         layers = itertools.chain(*(parts(layer) for layer in model.layers))
-        twin = keras.Sequential([start, *layers], name=model.name)
-        if model.compiled:  # as clone_model does
-            twin.compile_from_config(model.get_compile_config())
-        return twin
+        return keras.Sequential([start, *layers], name=model.name)
     chains = {}
 
     def first(layer):
@@ -112,7 +116,8 @@ def _copy(model, new):
             x = part(x)
         return x
 
-    return keras.models.clone_model(model, clone_function=first, call_function=call)
+    plain = keras.Model(model.input, model.output, name=model.name)  # clone_model would compile
+    return keras.models.clone_model(plain, clone_function=first, call_function=call)
 
 
 def output_layers(model):

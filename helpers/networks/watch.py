@@ -1,6 +1,5 @@
 """What goes into layers and comes out of them, while a model runs?"""
 
-import contextlib
 import functools
 from typing import NamedTuple
 
@@ -56,13 +55,19 @@ class Watched(NamedTuple):
             before.note = behind.note = None
         return keras.tree.flatten(outputs), xs, zs
 
-    def up_to(self, path):
-        """The part that ends with this layer; all of it where that stands in several places."""
-        model = self.model
-        if "/" not in path:
-            with contextlib.suppress(AttributeError):  # it has several outputs
-                model = keras.Model(model.inputs, self.parts[path][2].output)
-        return Watched(model, {path: self.parts[path]})
+    def up_to(self, path, row):
+        """The part that ends with this layer; all of it where that stands in several places.
+
+        Args:
+            path: of the layer.
+            row: a batch of one, which tells how often the layer is called.
+        """
+        whole = Watched(self.model, {path: self.parts[path]})
+        if "/" in path:
+            return whole
+        part = whole._replace(model=keras.Model(self.model.inputs, self.parts[path][2].output))
+        calls = [len(watched.run(row)[1][path]) for watched in (part, whole)]
+        return part if calls[0] == calls[1] else whole
 
 
 def watched(model, paths):

@@ -1,0 +1,64 @@
+"""Which inputs does a network get to see, and in what batches?"""
+
+import numpy as np
+
+from ..lab.backend import keras, tf
+from ..progress import Line
+from . import kinds
+
+BATCH_SIZE = 1000
+NUMBERS = 2**25  # of all that is kept of a batch, in what comes in and what goes out of layers
+QUIET = 5  # seconds before there is a line of progress
+
+
+def chosen(model, inputs, samples):
+    """So many of the inputs, evenly spread: a list of arrays, one for each input of the model.
+
+    Args:
+        model: a built Keras model.
+        inputs: of the model, as for `model.predict`: an array, a list or a dict of arrays.
+        samples: how many, at most.
+
+    Raises:
+        ValueError: the inputs do not fit the model, or one another.
+    """
+    if isinstance(inputs, dict) and not isinstance(model.input, dict):
+        names = [tensor.name for tensor in model.inputs]
+        if missing := [name for name in names if name not in inputs]:
+            raise ValueError(f"the model has inputs {names}, and {missing} are missing.")
+        inputs = [inputs[name] for name in names]
+    arrays = [np.asarray(array) for array in keras.tree.flatten(inputs)]
+    shapes = [tensor.shape[1:] for tensor in model.inputs]
+    found = [array.shape[1:] for array in arrays]
+    if len(found) != len(shapes) or any(
+        len(a) != len(b) or any(n not in (None, m) for n, m in zip(a, b, strict=True))
+        for a, b in zip(shapes, found, strict=True)
+    ):
+        raise ValueError(f"the model takes inputs of shape {shapes}, these are {found}.")
+    n, *others = map(len, arrays)
+    if any(other != n for other in others):
+        raise ValueError(f"all inputs must be equally many, these are {[n, *others]}.")
+    every = np.linspace(0, n, min(samples, n), endpoint=False).astype(int)
+    return [array[every] for array in arrays]
+
+
+def batches(arrays, doing, probe):
+    """Batches of the arrays, which fit in memory, with a line of progress if they take long.
+
+    Args:
+        arrays: from `chosen`.
+        doing: what the line of progress says.
+        probe: helpers.networks.watch.Watched, which is to run on them.
+    """
+    line, n = Line(after=QUIET), len(arrays[0])
+    _, _, zs = probe.run([tf.constant(array[:1]) for array in arrays])
+    # A row of x and one of z are as many numbers as a singular value takes multiply-adds.
+    numbers = sum(
+        kinds.of(layer).pair_multiply_adds(z)
+        for name, (_, layer, _) in probe.parts.items()
+        for z in zs[name]
+    )
+    size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)))
+    for start in range(0, n, size):
+        yield [tf.constant(array[start : start + size]) for array in arrays]
+        line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")
