@@ -233,12 +233,13 @@ def _cuts(model, D, layers, svds, inputs=None, loss=None, samples=None):
 
 
 def _observe(model, chosen, inputs, loss, samples):
-    """Moments of the chosen layers, or None without inputs."""
+    """{layer name: (C, the root of Γ)} of the chosen layers, or None without inputs."""
     if inputs is None:
         if loss is not None:
             raise ValueError("a loss says what the layers feel only with inputs: give both.")
         return None
-    return moments.observe(model, list(chosen), inputs, loss, samples)
+    seen = moments.observe(model, list(chosen), inputs, loss, samples)
+    return {n: (C, svd.root("Γ", Gamma, chosen[n].shape[1])) for n, (C, Gamma) in seen.items()}
 
 
 def _decompose(chosen, seen):

@@ -103,11 +103,11 @@ def regression(before, after, name, inputs):
     Returns:
         Regression.
     """
-    row = [array[:1] for array in inputs]
-    before, after = (network.up_to(name, row) for network in (before, after))
+    whole = before.alone(name)
+    before, after = (network.up_to(name) for network in (before, after))
     view, W = kinds.of(after.parts[name][1]), kinds.of(before.parts[name][1]).matrix()
     n, sums = 0, [0.0, 0.0, 0.0, 0.0]
-    for batch in feed.batches(inputs, f"cutting {name}", before):
+    for batch in feed.batches(inputs, f"cutting {name}", whole):
         (_, uncut, _), (_, cut, _) = before.run(batch), after.run(batch)
         for x, was in zip(cut[name], uncut[name], strict=True):
             x, was = view.rows(x), view.rows(was)

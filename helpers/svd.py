@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import eigh
 
+FLOORS = {"C": 1e-4, "Γ": 1e-2}  # of the mean eigenvalue; smaller ones are lifted to that
+
 
 class SVD(NamedTuple):
     """The factors of W = (U * s) @ Vt, singular values in descending order."""
@@ -17,6 +19,13 @@ class SVD(NamedTuple):
     U: np.ndarray  # (n_in, r)
     s: np.ndarray  # (r,)
     Vt: np.ndarray  # (r, n_out)
+
+
+class Root(NamedTuple):
+    """The square root E diag(values) Eᵀ of a symmetric matrix; E is None where that is diagonal."""
+
+    values: np.ndarray  # (n,)
+    E: np.ndarray  # (n, n)
 
 
 def check_rank(D):
@@ -51,7 +60,8 @@ def decompose(W, C=None, Gamma=None, D=None):
         W: matrix (n_in, n_out), finite.
         C: symmetric positive semidefinite (n_in, n_in), or its diagonal (n_in,) if all else is 0;
             the identity by default.
-        Gamma: Γ, symmetric positive semidefinite (n_out, n_out); the identity by default.
+        Gamma: Γ, symmetric positive semidefinite (n_out, n_out), or its `root`, to reuse; the
+            identity by default.
         D: compute the D leading terms alone, in a third of the time; all by default.
 
     Returns:
@@ -71,13 +81,12 @@ def decompose(W, C=None, Gamma=None, D=None):
     W = _finite_matrix(W)
     if C is None and Gamma is None and D is None:
         return SVD(*np.linalg.svd(W, full_matrices=False))
-    rows, E = _eigen("C", C, W.shape[0], floor=1e-4)
-    columns, F = _eigen("Γ", Gamma, W.shape[1], floor=1e-2)
-    return _weighted(W, rows, E, columns, F, D)
+    return _weighted(W, root("C", C, W.shape[0]), root("Γ", Gamma, W.shape[1]), D)
 
 
-def _weighted(W, rows, E, columns, F, D):
-    """The SVD of C^½ W Γ^½, C = E diag(rows²) Eᵀ and Γ = F diag(columns²) Fᵀ, as one of W."""
+def _weighted(W, C_root, Gamma_root, D):
+    """The SVD of C^½ W Γ^½ as one of W."""
+    (rows, E), (columns, F) = C_root, Gamma_root
     WF = _times(W, F) * columns  # W Γ^½, but for a rotation, as C^½ is in the next line
     weighted = rows[:, None] * _times(WF.T, E).T
     n = W.shape[1]
@@ -123,25 +132,36 @@ def regress(C, X, W, Gamma=None, D=None):
     X, W = _finite_matrix(X), _finite_matrix(W)
     if X.shape != W.shape:
         raise ValueError(f"X must be {W.shape}, as W is, not {X.shape}.")
-    rows, E = _eigen("C", C, W.shape[0], floor=1e-4)
-    columns, F = _eigen("Γ", Gamma, W.shape[1], floor=1e-2)
+    rows, E = C_root = root("C", C, W.shape[0])
     W = W + E @ ((E.T @ (X - np.asarray(C) @ W)) / rows[:, None] ** 2)
-    return _weighted(W, rows, E, columns, F, D)
+    return _weighted(W, C_root, root("Γ", Gamma, W.shape[1]), D)
 
 
-def _eigen(name, M, n, floor):
-    """Square roots of the eigenvalues (n,) of M, small ones lifted, and the eigenvectors (n, n).
+def root(name, M, n):
+    """The square root by which `decompose` weighs a side of W, small eigenvalues lifted.
 
-    Of a diagonal, and of the identity, the eigenvectors are None: of an embedding, n is large.
+    Args:
+        name: of the side, "C" or "Γ", which are lifted to different floors.
+        M: C or Γ, as for `decompose`; a `Root` is returned as it is.
+        n: length of the side of W.
+
+    Returns:
+        Root.
+
+    Raises:
+        ValueError: M is no finite matrix, or not (n, n).
     """
     if M is None:
-        return np.ones(n), None
+        return Root(np.ones(n), None)
+    if isinstance(M, Root):
+        return M
     diagonal = np.ndim(M) == 1
     M = _finite_matrix(np.atleast_2d(M))
     if M.shape != ((1, n) if diagonal else (n, n)):
         raise ValueError(f"{name} must be {(n, n)} for this W, not {M.shape}.")
     eigenvalues, E = (M[0], None) if diagonal else np.linalg.eigh(M)
-    return np.sqrt(np.maximum(eigenvalues, max(floor * eigenvalues.mean(), 1e-100))), E
+    floor = max(FLOORS[name] * eigenvalues.mean(), 1e-100)
+    return Root(np.sqrt(np.maximum(eigenvalues, floor)), E)
 
 
 def truncate(svd, D):

@@ -128,7 +128,11 @@ def test_copies_are_compiled_as_the_model_is(make):
     for copy in (compress.truncate(model, 2), compress.factorize(model, 2)):
         assert copy.compiled
         assert isinstance(copy.optimizer, keras.optimizers.SGD)
-    model.compile("sgd", lambda labels, outputs: keras.ops.mean(outputs))
+
+    def own_loss(labels, outputs):
+        return keras.ops.mean(outputs)
+
+    model.compile("sgd", own_loss)
     with pytest.raises(ValueError, match="register it by"):
         compress.truncate(model, 2)
 

@@ -138,7 +138,7 @@ def test_moments_are_those_of_single_examples(make):
     model, few = make(), images(6)
     names = compress.hidden_layers(model)
     seen = moments.observe(model, names, np.tile(few, (1500, 1)), LOGITS)
-    watched, parts = watch.watched(model, names)
+    watched, parts, _ = watch.watched(model, names)
     tensors = [[parts[name][1].input, parts[name][1].output] for name in names]
     probe = keras.Model(watched.inputs, [*watched.outputs, tensors])
     expected = {name: [0, 0] for name in names}

@@ -4,6 +4,7 @@ Layers of nested models are named by their path, "backbone/conv_1"; Keras allows
 """
 
 import itertools
+from collections import Counter
 
 import numpy as np
 
@@ -118,6 +119,16 @@ def _copy(model, new):
 
     plain = keras.Model(model.input, model.output, name=model.name)  # clone_model would compile
     return keras.models.clone_model(plain, clone_function=first, call_function=call)
+
+
+def places(model):
+    """{name of a layer: in how many places of the model's graph, and of nested ones, it stands}."""
+    if isinstance(model, keras.Sequential):
+        found = Counter(layer.name for layer in model.layers)
+    else:
+        layers = model.get_config()["layers"]
+        found = Counter({layer["name"]: len(layer["inbound_nodes"]) for layer in layers})
+    return sum((places(layer) for layer in model.layers if is_network(layer)), found)
 
 
 def output_layers(model):

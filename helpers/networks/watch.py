@@ -27,6 +27,7 @@ class Watched(NamedTuple):
 
     model: keras.Model  # takes a list of inputs
     parts: dict  # {path: (Watch, the layer without activation, Watch)}
+    places: dict  # {name of a layer: in how many places it stands}
 
     def run(self, batch, tape=None):
         """Run the model.
@@ -55,19 +56,16 @@ class Watched(NamedTuple):
             before.note = behind.note = None
         return keras.tree.flatten(outputs), xs, zs
 
-    def up_to(self, path, row):
-        """The part that ends with this layer; all of it where that stands in several places.
+    def alone(self, path):
+        """The model, of which only this layer is watched."""
+        return self._replace(parts={path: self.parts[path]})
 
-        Args:
-            path: of the layer.
-            row: a batch of one, which tells how often the layer is called.
-        """
-        whole = Watched(self.model, {path: self.parts[path]})
-        if "/" in path:
-            return whole
-        part = whole._replace(model=keras.Model(self.model.inputs, self.parts[path][2].output))
-        calls = [len(watched.run(row)[1][path]) for watched in (part, whole)]
-        return part if calls[0] == calls[1] else whole
+    def up_to(self, path):
+        """The part that ends before this layer; all of it where that stands in several places."""
+        before = self.parts[path][0]
+        if "/" in path or self.places[before.name] > 1:
+            return self.alone(path)
+        return self.alone(path)._replace(model=keras.Model(self.model.inputs, before.output))
 
 
 def watched(model, paths):
@@ -90,7 +88,8 @@ def watched(model, paths):
         activation = keras.layers.Activation(activation, dtype=layer.dtype_policy)
         chains[path] = [(before, []), (layer, weights), (behind, []), (activation, [])]
         parts[path] = before, layer, behind
-    return Watched(_with_lists(graph.copy(model, chains, compiled=False)), parts)
+    copy = _with_lists(graph.copy(model, chains, compiled=False))
+    return Watched(copy, parts, graph.places(copy))
 
 
 class Count(NamedTuple):
