@@ -129,7 +129,8 @@ def dynamic(model, D, layers=None, svds=None, derivative="tangent", tracking="su
     """A copy of the model in which each chosen layer always computes with the SVD of its kernel.
 
     Dense → `helpers.layers.DynamicDense`, same name, kernel W and bias; D is cut to the rank of
-    W. Before training it gives the outputs of `truncate`; train it, then `factorize` it.
+    W. Before training it gives the outputs of `truncate`; train it, then `factorize` its layers
+    `helpers.callbacks.dynamic_layers`.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
@@ -216,7 +217,9 @@ def _cuts(model, D, layers, svds, inputs=None, loss=None, samples=None):
     """{layer name: _Cut}, from the arguments of `truncate`, checked."""
     if inputs is not None and svds is not None:
         raise ValueError("give svds, or inputs to cut layer after layer by, not both.")
-    if layers is None and isinstance(D, dict):
+    if isinstance(D, dict):
+        if layers is not None and {*layers} != {*D}:
+            raise ValueError(f"D names the layers {[*D]}, and layers {[*layers]}.")
         layers, D = list(D), list(D.values())
     if layers is None and svds is not None:
         layers = list(svds)

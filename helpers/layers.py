@@ -50,6 +50,7 @@ class DynamicDense(keras.layers.Dense):
             allowed = " or ".join(TOLERANCE)
             raise ValueError(f"dtype must be {allowed}, not {self.dtype_policy.name!r}.")
         self.derivative, self.tracking = derivative, tracking
+        self.supports_jit = False  # XLA needs ranks that are constant
 
     def build(self, input_shape):
         n_in = input_shape[-1]

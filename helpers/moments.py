@@ -39,7 +39,7 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
     layers the blocks of its Fisher information: how much the loss feels a change of z. Where a
     layer multiplies several rows for one input (positions of a sequence, patches of an image), C
     is the mean over all rows, and Γ the sum over those of one input, which puts s² in units of
-    the loss in every layer.
+    the loss in every layer. Masks are not known here: padding counts as any other position.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
@@ -63,7 +63,8 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
     probe = watch.watched(model, names)
     views = {name: kinds.of(layer) for name, (_, layer, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
-    for k, batch in enumerate(feed.batches(inputs, "measuring what the layers see", probe)):
+    batches = feed.batches(inputs, "measuring what the layers see", probe, probe.model)
+    for k, batch in enumerate(batches):
         with tf.GradientTape() as tape:
             outputs, xs, zs = probe.run(batch, tape)
             if surprise is not None:  # each output's labels are drawn apart
@@ -106,15 +107,19 @@ def regression(before, after, name, inputs):
     whole = before.alone(name)
     before, after = (network.up_to(name) for network in (before, after))
     view, W = kinds.of(after.parts[name][1]), kinds.of(before.parts[name][1]).matrix()
-    n, sums = 0, [0.0, 0.0, 0.0, 0.0]
-    for batch in feed.batches(inputs, f"cutting {name}", whole):
+    n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
+    for batch in feed.batches(inputs, f"cutting {name}", whole, before.model):
         (_, uncut, _), (_, cut, _) = before.run(batch), after.run(batch)
         for x, was in zip(cut[name], uncut[name], strict=True):
             x, was = view.rows(x), view.rows(was)
+            if middles is None:  # in float32, squares of a large mean would drown the variance
+                middles = [rows.mean(0) * bool(view.bias) for rows in (x, was)]
+            x, was = x - middles[0], was - middles[1]
             n += len(x)
             for i, part in enumerate((x.sum(0), was.sum(0), x.T @ x, x.T @ was)):
                 sums[i] = sums[i] + part.astype(float)
     x, z, C, X = (part / n for part in (sums[0], sums[1] @ W, sums[2], sums[3] @ W))
     if not view.bias:
         x, z = 0 * x, 0 * z
-    return Regression(x, z, C - np.outer(x, x), X - np.outer(x, z))
+    means = x + middles[0], z + middles[1] @ W
+    return Regression(*means, C - np.outer(x, x), X - np.outer(x, z))

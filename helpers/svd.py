@@ -62,7 +62,7 @@ def decompose(W, C=None, Gamma=None, D=None):
             the identity by default.
         Gamma: Γ, symmetric positive semidefinite (n_out, n_out), or its `root`, to reuse; the
             identity by default.
-        D: compute the D leading terms alone, in a third of the time; all by default.
+        D: compute the D leading terms alone, which takes less time; all by default.
 
     Returns:
         SVD with U (n_in, r), s (r,), Vt (r, n_out), r = min(n_in, n_out) or D.
@@ -89,8 +89,8 @@ def _weighted(W, C_root, Gamma_root, D):
     (rows, E), (columns, F) = C_root, Gamma_root
     WF = _times(W, F) * columns  # W Γ^½, but for a rotation, as C^½ is in the next line
     weighted = rows[:, None] * _times(WF.T, E).T
-    n = W.shape[1]
-    if D is None or 4 * check_rank(D) > min(W.shape):
+    n_in, n = W.shape
+    if D is None or 4 * check_rank(D) > min(W.shape) or n > 2 * n_in:
         _, s, Pt = np.linalg.svd(weighted, full_matrices=False)
         s, Pt = s[:D], Pt[:D]
     else:
@@ -160,7 +160,7 @@ def root(name, M, n):
     if M.shape != ((1, n) if diagonal else (n, n)):
         raise ValueError(f"{name} must be {(n, n)} for this W, not {M.shape}.")
     eigenvalues, E = (M[0], None) if diagonal else np.linalg.eigh(M)
-    floor = max(FLOORS[name] * eigenvalues.mean(), 1e-100)
+    floor = max(FLOORS[name] * eigenvalues.mean(), 1e-30)  # whose root float32 can divide by
     return Root(np.sqrt(np.maximum(eigenvalues, floor)), E)
 
 

@@ -1,4 +1,7 @@
-"""Takes an answer from a notebook, and runs it where it can do no harm to its own verdict."""
+"""Takes an answer from a notebook, runs it in a process of its own, and judges what comes back.
+
+That stops accidents and simple tricks, not an attacker: for these there are containers.
+"""
 
 import ast
 import contextlib
@@ -16,6 +19,9 @@ from helpers.lab.problems import Wrong
 SCRIPT = Path(__file__).with_name("answering.py")
 IMPORTS = {"numpy", "numpy.linalg", "scipy.linalg", "math", "itertools", "functools", "helpers.svd"}
 LARGEST = 2**26  # bytes of what an answer may give back
+# Names by which Python reaches the frames around an answer, where the seed of its cases is.
+FRAMES = {"gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back", "f_globals", "f_locals"}
+FRAMES |= {"getattr", "vars"}  # which reach them by a text
 NOTHING = "it ended Python, and gave nothing back"
 
 
@@ -92,7 +98,7 @@ def _reason(node):
     if isinstance(node, (ast.Global, ast.Nonlocal)):
         return "it may not rebind names of others"
     used = getattr(node, "id", None) or getattr(node, "attr", None) or ""
-    return f"it may not use {used}" if str(used).startswith("__") else ""
+    return f"it may not use {used}" if str(used).startswith("__") or used in FRAMES else ""
 
 
 def _judged(problem, source, seed, seconds):

@@ -47,7 +47,8 @@ def run(folder, timeout):
     """
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "copy"
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".*", "figures"))
+        ignored = shutil.ignore_patterns(".*", "figures")
+        shutil.copytree(folder, copy, ignore=ignored, ignore_dangling_symlinks=True)
         os.environ["SVD_FIGURES"] = str(Path(temporary) / "figures")
         os.environ.setdefault("SVD_DATASET", "subset")
         ran = {}
@@ -83,7 +84,10 @@ def _outcomes(path, name, checks, timeout):
     empty.write_text("[pytest]\n")
     options = f"--nbval-lax --nbval-current-env --nbval-cell-timeout={timeout} --noconftest -qq"
     with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main([*options.split(), "-c", str(empty), str(path)], plugins=[_Recorder(outcomes)])
+        arguments = [*options.split(), "-c", str(empty), str(path)]
+        ended = pytest.main(arguments, plugins=[_Recorder(outcomes)])
+    if ended == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     return outcomes
 
 

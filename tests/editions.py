@@ -1,7 +1,7 @@
 """Writes the student's edition and the solved one: `python -m tests.editions FOLDER`.
 
-FOLDER/student is this project without tests/solutions.py, its answer cells blank; in FOLDER/solved
-they hold the solutions.
+FOLDER/student is this project without the solutions and the tests that know them, its answer cells
+blank; in FOLDER/solved they hold the solutions.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from helpers.lab import exercises
 from helpers.lab.problems import PROBLEMS
 
 SOLUTIONS = Path(__file__).with_name("solutions.py")
+KNOWING = "test_exercises.py", "test_grade.py"  # right answers, and wrong ones near them
 
 
 def main(arguments=None):
@@ -39,7 +40,8 @@ def main(arguments=None):
     student, solved = folder / "student", folder / "solved"
     for edition in (student, solved):
         shutil.copytree(PROJECT, edition, ignore=_ignored())
-    (student / "tests" / SOLUTIONS.name).unlink()
+    for name in (SOLUTIONS.name, *KNOWING):
+        (student / "tests" / name).unlink()
     blank, written = (student / "notebooks").glob("*.ipynb"), (solved / "notebooks").glob("*.ipynb")
     for path in blank:
         fill(path, {id: problem.blank for id, problem in PROBLEMS.items()}, _not_tried())

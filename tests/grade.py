@@ -2,7 +2,7 @@
 
 From the copy only the answers to the exercises are taken (tests/answers.py); all else is this
 project's own. With --run its notebooks are run, too, as they are, helpers included (claims.py):
-a notebook whose checks all hold is worth three points more.
+a notebook is worth up to three points more, by the share of its checks that hold.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from . import answers, claims
 from .claims import NAMES
 
 CLAIMS = 3  # points for a notebook whose claims all hold
+LARGEST = 2**26  # bytes of a notebook
 
 
 class Grade(NamedTuple):
@@ -98,15 +99,16 @@ def _grade_all(chosen):
     """Grade every copy; what is finished is written, whatever becomes of the others."""
     folders, graded = _folders(chosen.folder), []
     for number, folder in enumerate(folders, start=1):
-        print(f"[{number} of {len(folders)}] {folder.name} …", file=sys.stderr)
+        name = os.fsencode(folder.name).decode("utf-8", "replace")  # an old archive's may be Latin
+        print(f"[{number} of {len(folders)}] {name} …", file=sys.stderr)
         try:
             grades = grade(folder, chosen)
         except Exception as error:  # one bad copy must not cost the others their grades
             grades = _nothing(
                 f"it could not be graded: {type(error).__name__}: {error}", chosen.run
             )
-        graded.append((folder.name, grades))
-        print(f"{folder.name}: {_total(grades)}")
+        graded.append((name, grades))
+        print(f"{name}: {_total(grades)}")
         _keep(chosen, graded)
     return 0 if all(_won(grades) for _, grades in graded) else 1
 
@@ -154,7 +156,13 @@ def grade(folder, chosen):
             return _exercise(problem, reason)
 
         grades = list(threads.map(one, PROBLEMS.values()))
-    ran = claims.run(folder, chosen.timeout) if chosen.run else {}
+    ran = {}
+    if chosen.run:
+        try:
+            ran = claims.run(folder, chosen.timeout)
+        except Exception as error:  # what the exercises have won is won
+            reason = f"they could not be run: {type(error).__name__}: {error}"
+            ran = dict.fromkeys(NAMES, (0, 1, reason))
     return grades + [_claims(name, *outcome) for name, outcome in ran.items()]
 
 
@@ -165,8 +173,13 @@ def notebook_of(id):
 
 def _answer_cells(folder, name):
     """{id: sources} of a notebook's answer cells, or why there are none."""
+    path = claims.locate(folder, name)
+    if path.exists() and not (path.is_file() and path.resolve().is_relative_to(folder.resolve())):
+        return "the notebook is no file of this copy"
+    if path.exists() and path.stat().st_size > LARGEST:
+        return f"the notebook is larger than {LARGEST >> 20} MiB"
     try:
-        return answers.cells(claims.locate(folder, name))
+        return answers.cells(path)
     except OSError:
         return "the notebook is missing"
     except ValueError as error:

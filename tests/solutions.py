@@ -115,7 +115,7 @@ def steps_outside(G, U, Vt):
 
 
 # %% 3.E5
-def train(x, z, W, ranks, rate, derivative):
+def train_truncated(x, z, W, ranks, rate, derivative):
     matrices, gaps = [W], []
     for D in ranks:
         U, s, Vt = np.linalg.svd(W, full_matrices=False)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import compress, svd
-from helpers.lab.backend import keras
+from helpers.lab.backend import keras, tf
 
 Dense = keras.layers.Dense
 
@@ -336,3 +336,66 @@ def test_inputs_keep_their_type_and_batch_size():
     for change in (compress.truncate, compress.factorize, compress.dynamic):
         (x,) = change(model, 2).inputs
         assert (x.dtype, x.shape) == ("int32", (3, 4))
+
+
+def test_what_preprocessing_layers_have_learned_is_kept():
+    x = np.random.default_rng(0).normal(5, 3, size=(300, 8)).astype("float32")
+    scale = keras.layers.Normalization()
+    scale.adapt(x)
+    model = keras.Sequential([keras.Input((8,)), scale, Dense(11, "relu"), Dense(5)])
+    np.testing.assert_allclose(compress.truncate(model, 8)(x), model(x), atol=1e-4)
+    np.testing.assert_allclose(compress.truncate(model, 8, inputs=x)(x), model(x), atol=1e-3)
+    words = keras.layers.StringLookup(output_mode="one_hot")
+    words.adapt(["c", "d", "d"])
+    start = keras.Input((1,), dtype="string")
+    model = keras.Model(start, Dense(2)(Dense(5, "relu")(words(start))))
+    text = tf.constant([["d"], ["c"]])
+    np.testing.assert_allclose(compress.truncate(model, 3)(text), model(text), atol=1e-5)
+
+
+def test_outputs_are_found_behind_a_layer_that_stands_in_many_places():
+    relu, start = keras.layers.ReLU(), keras.Input((8,))
+    a = relu(Dense(8, name="a")(start))
+    b = relu(keras.layers.Add()([Dense(8, name="b")(a), a]))
+    assert compress.hidden_layers(keras.Model(start, relu(Dense(5, name="c")(b)))) == ["a", "b"]
+    assert compress.hidden_layers(keras.Model(start, b)) == []  # both feed the sum
+
+
+class Own(keras.Model):
+    """A functional model with a constructor of its own."""
+
+    def __init__(self, units):
+        start = keras.Input((8,))
+        super().__init__(start, Dense(3, name="out")(Dense(units, name="hidden")(start)))
+
+
+def test_a_functional_model_may_have_a_constructor_of_its_own():
+    x = np.ones((2, 8), "float32")
+    for model in (Own(9), keras.Sequential([keras.Input((8,)), Own(9)])):
+        (name,) = compress.hidden_layers(model)
+        assert name.endswith("hidden")
+        np.testing.assert_allclose(compress.truncate(model, 8)(x), model(x), atol=1e-5)
+
+
+def test_a_layer_may_be_called_by_keyword():
+    start = keras.Input((8,))
+    model = keras.Model(start, Dense(3)(Dense(9, name="hidden")(inputs=start)))
+    x = np.ones((2, 8), "float32")
+    small = compress.factorize(model, 3)
+    np.testing.assert_allclose(small(x), compress.truncate(model, 3)(x), atol=1e-5)
+
+
+def test_a_layer_that_cannot_be_made_anew_is_named():
+    start = keras.Input((8,))
+    twice = keras.layers.Lambda(lambda x: 2 * x, name="twice")
+    model = keras.Model(start, Dense(3)(Dense(9)(twice(start))))
+    with pytest.raises(ValueError, match="the layer twice cannot be made anew"):
+        compress.truncate(model, 2)
+
+
+def test_layers_and_ranks_by_name_must_be_of_the_same_names():
+    model = sequential()
+    both = compress.truncate(model, {"d11": 2}, layers=["d11"])
+    assert np.linalg.matrix_rank(both.get_layer("d11").kernel, tol=1e-4) == 2
+    with pytest.raises(ValueError, match=r"D names the layers \['d11'\], and layers \['d8'\]"):
+        compress.truncate(model, {"d11": 2}, layers=["d8"])

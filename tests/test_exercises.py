@@ -110,6 +110,22 @@ def by_price_alone(spectra, shapes, rise):
     return ranks
 
 
+def greedy(worth):
+    """One singular value at a time, of the layer in which its worth is the largest."""
+
+    def ranks_of(spectra, shapes, rise):
+        ranks = [1] * len(spectra)
+        while sum(np.sum(s[D:] ** 2) / 2 for s, D in zip(spectra, ranks, strict=True)) > rise:
+            offers = [
+                worth(s[D], shape) if D < len(s) else 0
+                for s, D, shape in zip(spectra, ranks, shapes, strict=True)
+            ]
+            ranks[int(np.argmax(offers))] += 1
+        return ranks
+
+    return ranks_of
+
+
 def equal_ranks(spectra, shapes, rise):
     return next(
         [min(D, len(s)) for s in spectra]
@@ -142,6 +158,9 @@ WRONG = {
     "1.E4": [
         equal_ranks,
         by_price_alone,
+        greedy(lambda s, shape: s**2),
+        greedy(lambda s, shape: s / sum(shape)),
+        greedy(lambda s, shape: s**2 / np.prod(shape)),
         lambda spectra, shapes, rise: [1] * 5,
         lambda spectra, shapes, rise: [len(s) for s in spectra],
         lambda spectra, shapes, rise: [0] * 5,

@@ -1,8 +1,10 @@
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import nbformat
@@ -98,6 +100,19 @@ FORGERIES = {
     "limits raised": (
         WRONG.replace("return X", "np.f2py.sys.modules['resource'].setrlimit(0, (-1, -1))"),
         "it may not call resource.setrlimit",
+    ),
+    "the guard's own names": (
+        WRONG.replace(
+            "return X",
+            "m = np.f2py.sys.modules['__main__']; m.FORBIDDEN = ('none.',); m.LISTING = ('open',)"
+            "; m.isinstance = m.realpath = m.set = lambda *a: True; m.os = m.json = np"
+            f"; exec(open({str(SOLUTIONS)!r}).read()); return X",
+        ),
+        "it may not open",
+    ),
+    "the frames around it": (
+        WRONG.replace("return X", "g = (g.gi_frame.f_back for _ in [0]); return next(g)"),
+        "line 2: it may not use f_back",
     ),
     "a report of its own": (reporting({"failure": ""}), "it ended Python"),
     "a report that is none": (reporting({"found": 3}), "it ended Python"),
@@ -306,3 +321,53 @@ def test_a_bad_argument_is_one_sentence(capsys, arguments, said):
     printed = capsys.readouterr().err
     assert printed.startswith(said)
     assert printed.count("\n") == 1
+
+
+def test_tensorflow_is_there_if_it_is_used():
+    source = """def steps_outside(G, U, Vt):
+    def outside(step):
+        left = step - U @ (U.T @ step)
+        return np.linalg.norm(left - left @ Vt.T @ Vt) / np.linalg.norm(step)
+
+    left = G - U @ (U.T @ G)
+    tangent = G - (left - left @ Vt.T @ Vt)
+    return outside(tangent), outside(tf.sign(tangent).numpy())
+"""
+    assert answers.grade(PROBLEMS["3.E4"], [source], seed=2, seconds=60) == ""
+    writing = source.replace("left = G", "tf.print(G, output_stream='file://x'); left = G")
+    assert "has no attribute 'print'" in answers.grade(PROBLEMS["3.E4"], [writing], 2, 60)
+
+
+def test_a_notebook_is_a_file_of_its_copy(copy, tmp_path):
+    for name in ("ada", "eve"):
+        shutil.copytree(copy, tmp_path / name)
+    chosen = SimpleNamespace(seed=1, seconds=20, run=False)
+    stolen = tmp_path / "eve" / "notebooks" / claims.NAMES[0]
+    stolen.unlink()
+    stolen.symlink_to(tmp_path / "ada" / "notebooks" / claims.NAMES[0])
+    (tmp_path / "eve" / "notebooks" / claims.NAMES[1]).unlink()
+    os.mkfifo(tmp_path / "eve" / "notebooks" / claims.NAMES[1])
+    grades = grade.grade(tmp_path / "eve", chosen)
+    assert {g.reason for g in grades[:10]} == {"the notebook is no file of this copy"}
+    assert sum(g.won for g in grade.grade(tmp_path / "ada", chosen)) == 2
+
+
+def test_what_the_exercises_won_is_kept_if_the_notebooks_cannot_be_run(copy, monkeypatch):
+    def failing(folder, timeout):
+        raise OSError("no space")
+
+    monkeypatch.setattr(claims, "run", failing)
+    grades = grade.grade(copy, SimpleNamespace(seed=1, seconds=20, run=True, timeout=1))
+    assert sum(g.won for g in grades) == 2
+    assert [g.reason for g in grades[-3:]] == ["they could not be run: OSError: no space"] * 3
+
+
+def test_a_name_that_is_no_unicode_costs_nobody_a_grade(copy, tmp_path, capsys):
+    latin = os.fsdecode(str(tmp_path / "class").encode() + b"/M\xfcller")
+    shutil.copytree(copy, latin)
+    shutil.copytree(copy, tmp_path / "class" / "ada")
+    options = ["--copies", "--csv", str(tmp_path / "grades.csv"), "--feedback", str(tmp_path)]
+    assert grade.main([str(tmp_path / "class"), *options]) == 1
+    assert "ada: 2/45" in capsys.readouterr().out
+    assert "M\ufffdller,2,45" in (tmp_path / "grades.csv").read_text(encoding="utf-8")
+    assert (tmp_path / "M\ufffdller.txt").exists()

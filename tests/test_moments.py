@@ -250,7 +250,7 @@ def test_a_batch_is_as_large_as_memory_allows_and_says_how_far_it_is(monkeypatch
         (1, [1] * 7),
     ]:
         monkeypatch.setattr(feed, "NUMBERS", numbers)
-        batches = [batch for (batch,) in feed.batches([x], "seeing", probe)]
+        batches = [batch for (batch,) in feed.batches([x], "seeing", probe, probe.model)]
         assert [len(batch) for batch in batches] == sizes
         np.testing.assert_array_equal(np.concatenate(batches), x)
     assert said[:2] == ["seeing: 4 of 7 inputs", "seeing: 7 of 7 inputs"]
@@ -265,6 +265,36 @@ def test_a_layer_used_twice_is_fitted_to_what_it_sees_in_both_places():
     expected = svd.truncate(svd.regress(C, C @ W, W), 3)
     cut = compress.truncate(model, 3, layers=["shared"], inputs=x)
     np.testing.assert_allclose(cut.get_layer("shared").kernel, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0, 300])
+def test_a_large_mean_costs_no_accuracy(offset):
+    """In float32 the squares of 300 hide a variance of 1."""
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((20,)), Dense(30, name="d30"), Dense(4, name="out")])
+    x = (rng.normal(size=(3000, 20)) + offset).astype("float32")
+    cut = compress.truncate(model, 8, layers=["d30"], inputs=x)
+    W = model.get_layer("d30").kernel.numpy().astype(float)
+    rows = x.astype(float)
+    least = np.sum(svd.decompose(W, np.cov(rows.T, bias=True)).s[8:] ** 2)
+    lost = rows @ W - rows @ cut.get_layer("d30").kernel.numpy() - cut.get_layer("d30").bias
+    assert np.mean(np.sum(lost**2, axis=1)) < 1.02 * least
+
+
+def test_what_sees_nothing_but_zeros_stays_finite_in_float32():
+    model, x = chain(), np.zeros((200, 8), "float32")
+    for balanced in (True, False):
+        small = compress.factorize(model, 2, inputs=x, balanced=balanced)
+        np.testing.assert_allclose(small(x), compress.truncate(model, 2, inputs=x)(x), atol=1e-4)
+        assert np.isfinite(small(images())).all()
+
+
+def test_a_network_with_many_outputs_inside_runs_on_small_batches(monkeypatch):
+    probe = watch.watched(chain(), ["d12"])
+    monkeypatch.setattr(feed, "PASSING", 1000)  # 8 in and through, 12 three times, 9, 10 and 4 out
+    sizes = [len(b) for (b,) in feed.batches([images()], "seeing", probe, probe.model)]
+    assert max(sizes) == 1000 // (8 + 8 + 3 * 12 + 9 + 10 + 4)
 
 
 def test_each_output_draws_labels_of_its_own():

@@ -55,7 +55,8 @@ def test_the_solved_edition_says_right_below_each_answer(written):
 def test_the_students_edition_is_this_project_without_solutions(written):
     student, solved = written / "student", written / "solved"
     files, more = ({p.relative_to(e) for p in e.rglob("*")} for e in (student, solved))
-    assert {str(path) for path in more - files} == {"tests/solutions.py"}
+    left_out = {f"tests/{name}" for name in ("solutions.py", "test_exercises.py", "test_grade.py")}
+    assert {str(path) for path in more - files} == left_out
     assert (student / ".gitignore").exists()
     assert not (student / ".git").exists()
     for path in files:

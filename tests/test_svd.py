@@ -71,6 +71,18 @@ def test_whitened_truncation_changes_the_outputs_least():
         assert errors[1] < 0.9 * errors[0]
 
 
+def test_the_leading_terms_alone_are_those_of_all():
+    rng = np.random.default_rng(0)
+    for n_in, n_out in ((40, 30), (30, 40), (12, 90)):
+        W = rng.normal(size=(n_in, n_out))
+        C, Gamma = (second_moment(n, 2 * n, seed=n) for n in (n_in, n_out))
+        every, some = svd.decompose(W, C, Gamma), svd.decompose(W, C, Gamma, D=3)
+        np.testing.assert_allclose(some.s, every.s[:3], rtol=1e-9)
+        np.testing.assert_allclose(svd.truncate(some, 3), svd.truncate(every, 3), atol=1e-7)
+        root = svd.root("Γ", Gamma, n_out)
+        np.testing.assert_array_equal(svd.decompose(W, C, root, D=3).s, some.s)
+
+
 def test_whitening_of_zero_matrices_is_finite():
     for W, C in [(np.zeros((4, 3)), np.eye(4)), (np.ones((4, 3)), np.zeros((4, 4)))]:
         assert all(np.isfinite(part).all() for part in svd.decompose(W, C))

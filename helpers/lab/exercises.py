@@ -1,7 +1,7 @@
 """Exercises: hand an answer its cases, and judge what comes back.
 
 The notebooks' check cells and the grader (tests/grade.py) share this code: a student sees the
-verdict that the grader will give, but for the seed of the cases.
+verdict that the grader will give, but for the seed of the cases and the rules of an answer cell.
 """
 
 import base64

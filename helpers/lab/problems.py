@@ -148,10 +148,10 @@ def _truncate_for_inputs(found, W, x, D):
 
 
 def _networks(rng):
-    shapes = [(78, 102), (102, 102), (102, 102), (102, 60), (60, 30)]
+    shapes = [(784, 400), (400, 400), (400, 300), (300, 200), (200, 50)]
     cases = []
     for allowed in (0.02, 0.2):
-        decays = rng.permutation([2.0, 4.0, 8.0, 16.0, 32.0])
+        decays = rng.permutation([8.0, 16.0, 32.0, 48.0, 64.0])
         spectra = [
             rng.uniform(1, 3) * np.exp(-np.arange(min(shape)) / decay)
             for shape, decay in zip(shapes, decays, strict=True)
@@ -543,7 +543,7 @@ _ALL = [
         "3.E5",
         "training with the SVD inside, at falling rank",
         5,
-        _function("train(x, z, W, ranks, rate, derivative)"),
+        _function("train_truncated(x, z, W, ranks, rate, derivative)"),
         _trainings,
         _train,
     ),

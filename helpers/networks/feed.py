@@ -1,13 +1,16 @@
 """Which inputs does a network get to see, and in what batches?"""
 
+import math
+
 import numpy as np
 
 from ..lab.backend import keras, tf
 from ..progress import Line
-from . import kinds
+from . import graph, kinds
 
 BATCH_SIZE = 1000
 NUMBERS = 2**25  # of all that is kept of a batch, in what comes in and what goes out of layers
+PASSING = 2**28  # of all outputs of all layers for a batch, while the network runs
 QUIET = 5  # seconds before there is a line of progress
 
 
@@ -42,13 +45,14 @@ def chosen(model, inputs, samples):
     return [array[every] for array in arrays]
 
 
-def batches(arrays, doing, probe):
+def batches(arrays, doing, probe, model):
     """Batches of the arrays, which fit in memory, with a line of progress if they take long.
 
     Args:
         arrays: from `chosen`.
         doing: what the line of progress says.
-        probe: helpers.networks.watch.Watched, which is to run on them.
+        probe: helpers.networks.watch.Watched, of which all that its layers see is kept.
+        model: what is to run on them, of which each output is kept for as long as it runs.
     """
     line, n = Line(after=QUIET), len(arrays[0])
     _, _, zs = probe.run([tf.constant(array[:1]) for array in arrays])
@@ -58,7 +62,10 @@ def batches(arrays, doing, probe):
         for name, (_, layer, _) in probe.parts.items()
         for z in zs[name]
     )
-    size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)))
+    outputs = [layer.output for layer in graph.leaves(model).values()]
+    shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(outputs)]
+    passing = sum(math.prod(size or 1 for size in shape) for shape in shapes)
+    size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)), max(1, PASSING // max(passing, 1)))
     for start in range(0, n, size):
         yield [tf.constant(array[start : start + size]) for array in arrays]
         line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")

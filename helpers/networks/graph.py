@@ -62,8 +62,8 @@ def copy(model, chains, compiled=True):
     new = {id(originals[path]): [layer for layer, _ in chain] for path, chain in chains.items()}
     twin = _copy(model, new)
     for path, layer in originals.items():
-        if layer.weights and path not in chains:
-            new[id(layer)][0].set_weights(layer.get_weights())
+        if path not in chains and id(layer) in new:  # where inputs come in is made by Keras
+            _hand_over(layer, new[id(layer)][0])
     for layer, weights in itertools.chain(*chains.values()):
         put(layer, weights)
     if compiled and model.compiled:
@@ -77,11 +77,32 @@ def copy(model, chains, compiled=True):
     return twin
 
 
+def _hand_over(layer, twin):
+    """Give a copy of a layer its weights, and what Normalization keeps beside them."""
+    if layer.weights:
+        twin.set_weights(layer.get_weights())
+    if hasattr(layer, "finalize_state"):
+        twin.finalize_state()
+
+
 def put(layer, weights):
     """Set the weights of a layer, in whatever shape they come."""
     layer.set_weights(
         [np.reshape(new, old.shape) for new, old in zip(weights, layer.weights, strict=True)]
     )
+
+
+def _anew(layer):
+    """A layer of the same configuration, and vocabulary, which is looked up while it is called."""
+    try:
+        twin = type(layer).from_config(layer.get_config())
+        if hasattr(layer, "set_vocabulary"):
+            twin.set_vocabulary(layer.get_vocabulary())
+        return twin
+    except Exception as error:  # a layer of the user's may raise anything, and Lambda refuses
+        raise ValueError(
+            f"the layer {layer.name} cannot be made anew from its configuration: {error}"
+        ) from error
 
 
 def _copy(model, new):
@@ -93,8 +114,7 @@ def _copy(model, new):
     def parts(layer):
         # What stands in several places, or models, is one layer in the copy, too.
         if id(layer) not in new:
-            plain = type(layer).from_config
-            new[id(layer)] = [_copy(layer, new) if is_network(layer) else plain(layer.get_config())]
+            new[id(layer)] = [_copy(layer, new) if is_network(layer) else _anew(layer)]
         return new[id(layer)]
 
     if isinstance(model, keras.Sequential):
@@ -112,7 +132,7 @@ def _copy(model, new):
     def call(layer, *inputs, **arguments):
         if len(chains[id(layer)]) == 1:
             return layer(*inputs, **arguments)
-        (x,) = inputs
+        (x,) = inputs or arguments.values()
         for part in chains[id(layer)]:
             x = part(x)
         return x
@@ -126,20 +146,21 @@ def places(model):
     if isinstance(model, keras.Sequential):
         found = Counter(layer.name for layer in model.layers)
     else:
-        layers = model.get_config()["layers"]
+        layers = keras.Model(model.input, model.output).get_config()["layers"]
         found = Counter({layer["name"]: len(layer["inbound_nodes"]) for layer in layers})
     return sum((places(layer) for layer in model.layers if is_network(layer)), found)
 
 
 def output_layers(model):
     """Compressible layers that give the model's outputs, at most through layers without weights."""
-    found, names, feeds = [], _output_names(model), _feeds(model)
+    found, (calls, feeds), seen = [], _calls(model), set()
     layers = {layer.name: layer for layer in model.layers}  # no sums and products: x + y
-    while names:
-        name = names.pop()
-        layer = layers.get(name)
+    while calls:
+        call = calls.pop()
+        layer = layers.get(call[0])
         if layer is None or not layer.weights:
-            names += feeds[name]
+            calls += [fed for fed in feeds[call] if fed not in seen]
+            seen.update(feeds[call])
         elif is_network(layer):
             found += output_layers(layer)
         elif type(layer) in kinds.KINDS:
@@ -147,19 +168,20 @@ def output_layers(model):
     return found
 
 
-def _output_names(model):
+def _calls(model):
+    """The calls (layer name, which one) that give a model's outputs, and {call: what feeds it}."""
     if isinstance(model, keras.Sequential):
-        return [model.layers[-1].name]
-    return [name for name, *_ in _entries(model.get_config()["output_layers"])]
-
-
-def _feeds(model):
-    """{layer name: names of the layers that it takes its inputs from}."""
-    if isinstance(model, keras.Sequential):
-        names = [layer.name for layer in model.layers]
-        return {name: names[:i][-1:] for i, name in enumerate(names)}
-    layers = model.get_config()["layers"]
-    return {layer["name"]: [*_histories(layer["inbound_nodes"])] for layer in layers}
+        calls = [(layer.name, 0) for layer in model.layers]
+        return calls[-1:], {call: calls[:i][-1:] for i, call in enumerate(calls)}
+    # A subclass with a constructor of its own has a configuration without a graph.
+    config = keras.Model(model.input, model.output).get_config()
+    feeds = {
+        (layer["name"], i): [*_histories(node)]
+        for layer in config["layers"]
+        for i, node in enumerate(layer["inbound_nodes"])
+    }
+    feeds |= {(layer["name"], 0): [] for layer in config["layers"] if not layer["inbound_nodes"]}
+    return [(name, i) for name, i, _ in _entries(config["output_layers"])], feeds
 
 
 def _entries(outputs):
@@ -170,10 +192,10 @@ def _entries(outputs):
 
 
 def _histories(nodes):
-    """Names of the layers whose outputs stand in a config's inbound nodes."""
+    """The calls whose outputs stand in a config's inbound nodes."""
     if isinstance(nodes, dict):
         if "keras_history" in nodes:
-            yield nodes["keras_history"][0]
+            yield tuple(nodes["keras_history"][:2])
         nodes = nodes.values()
     if not isinstance(nodes, (str, bytes)) and np.iterable(nodes):
         for node in nodes:

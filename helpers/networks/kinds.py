@@ -173,7 +173,7 @@ class Conv(Dense):
     @functools.cached_property
     def patches(self):
         """The layer itself with W = 1: a convolution that gives what this one multiplies."""
-        return self.like(**{self.width: self.shape[0]}, **self.linear)
+        return self.factors(self.shape[0])[0]
 
     def rows(self, x):
         if not self.patches.built:
