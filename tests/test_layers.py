@@ -513,7 +513,7 @@ def test_a_new_layer_begins_near_the_leading_directions():
     assert [v.name for v in layer.trainable_variables] == ["kernel", "bias"]
 
 
-def test_in_training_the_gradient_is_that_of_the_renewed_factors(small):
+def test_in_training_the_gradient_is_that_of_the_renewed_factors():
     """Of tracking "svd": the exact factors of W as it is, from which the layer's own were far."""
     rng = np.random.default_rng(0)
     W = with_spectrum((9, 7), [4, 3, 2, 0.5, 0.4, 0.3, 0.2], rng)

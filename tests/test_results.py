@@ -222,6 +222,17 @@ def test_the_baseline_of_the_readme_is_that_of_most_seeds(table, tmp_path):
     assert (results.picture(table, tmp_path), len([*tmp_path.glob("*.png")]))[1] == 1
 
 
+def test_of_as_many_seeds_those_count_where_most_baselines_are(table):
+    longer = [
+        row | {"method": "baseline_longer", "test_accuracy": row["D"] / 100}
+        for row in table
+        if row["method"] == "baseline" and row["seed"] == 0
+    ]
+    measured = results.by_method([*table, *longer])
+    assert measured["baseline_longer"].keys() == {5, 20}
+    assert results._baseline(measured, "baseline_longer")[1] == [0.2]
+
+
 def test_a_size_is_that_of_the_row_or_else_of_the_rank():
     about = {"notebook": "a", "dataset": "x", "epochs": 1, "test_accuracy": 0.5, "seed": 0}
     table = [

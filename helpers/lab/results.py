@@ -191,8 +191,12 @@ def picture(table, folder):
 
 
 def _baseline(measured, method="baseline"):
-    """Its parameters, and its accuracies (seeds,): those of the D with the most seeds."""
-    accuracies, parameters = max(measured[method].values(), key=lambda found: len(found[0]))
+    """Its parameters, and its accuracies (seeds,): those of the D with the most seeds of all."""
+
+    def seeds(D):
+        return [len(measured[name].get(D, [[]])[0]) for name in (method, "baseline")]
+
+    accuracies, parameters = measured[method][max(measured[method], key=seeds)]
     return parameters, accuracies
 
 
