@@ -44,6 +44,17 @@ def test_a_picture_goes_whole_to_the_folder_or_the_setting(tmp_path, monkeypatch
     assert plt.imread(pictures[0]).shape[1] == 150 * figure.get_figwidth()
 
 
+@pytest.mark.parametrize("D", [1, 3, 7, 8, 9, 50])
+def test_singular_values_are_drawn_at_any_rank(D, tmp_path):
+    """Layers of rank 7 and 9: D is below, between and beyond what they have."""
+    histories = {f"hidden_{r}": [np.linspace(9, 1, r)] * 3 for r in (7, 9)}
+    figure = figures.singular_values({"tangent": histories}, D, name="s", folder=tmp_path)
+    for ax, r in zip(figure.axes, (7, 9), strict=True):
+        bold = [line for line in ax.lines if line.get_linewidth() == 2]
+        assert len(bold) == (D <= r) + (D < r)
+        assert len(ax.lines) - len(bold) == min(2 * D, r)
+
+
 def test_a_picture_that_fails_leaves_no_file_and_no_setting_changed(tmp_path):
     before, opened = plt.rcParams.copy(), plt.get_fignums()
     figures.accuracy_by_rank(**DATA, name="picture", folder=tmp_path)

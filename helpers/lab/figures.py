@@ -381,10 +381,11 @@ def singular_values(spectra, D):
             s = np.array(history)[:, : 2 * D]
             ax.plot(s[:, D:], c=GREY, lw=0.8)
             ax.plot(s[:, :D], c=style(derivative)["color"], lw=0.8)
-            ax.plot(s[:, D - 1], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
+            ax.plot(s[:, D - 1 : D], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
             ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
             # Around the cut: on an axis of all values it would be a line.
-            ax.set_ylim(0.9 * s[:, -1].min(), 1.15 * s[:, (D - 1) // 2].max())
+            middle = min(D - 1, s.shape[1] - 1) // 2
+            ax.set_ylim(0.9 * s[:, -1].min(), 1.15 * s[:, middle].max())
             _whole_numbers(ax, title=f"{derivative}, {layer}", xlabel="epoch")
     return _with_legend(figure)
 
