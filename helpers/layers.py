@@ -21,10 +21,10 @@ class DynamicDense(keras.layers.Dense):
 
     x (…, n_in), W (n_in, units), U (n_in, D), s (D,), Vt (D, units), b (units,). U, s and Vt are
     kept beside W. Training renews them at every step; inference uses them as they are, W being
-    touched by neither x nor dy. A new layer begins with those of three block power steps; those
-    of an exact SVD come from `refresh` or helpers.compress.dynamic. Of the D, the first `rank` are
-    used: a variable, D at first, which may be set to any of 1 to D at any time. At the rank
-    min(n_in, units) the layer is keras.layers.Dense.
+    touched by neither x nor dy. A new layer begins with those of three block power steps, or,
+    where D is large, of an exact SVD; that comes from `refresh` and helpers.compress.dynamic, too.
+    Of the D, the first `rank` are used: a variable, D at first, which may be set to any of 1 to D
+    at any time. At the rank min(n_in, units) the layer is keras.layers.Dense.
 
     Args:
         units: outputs.
@@ -64,16 +64,14 @@ class DynamicDense(keras.layers.Dense):
         self.U = self._state("U", (n_in, self.D))
         self.s = self._state("s", (self.D,))
         self.Vt = self._state("Vt", (self.D, self.units))
-        self.rank = self.add_weight(
-            name="rank",
-            shape=(),
-            dtype="int32",
-            initializer=keras.initializers.Constant(self.D),
-            trainable=False,
-        )
-        with tf.init_scope():
-            self.Vt.assign(self.kernel[: self.D])
-        self.track(STARTING_STEPS)
+        start = keras.initializers.Constant(self.D)
+        self.rank = self.add_weight((), start, "int32", trainable=False, name="rank")
+        if 4 * self.D > min(self.kernel.shape):
+            self.refresh()
+        else:
+            with tf.init_scope():
+                self.Vt.assign(self.kernel[: self.D])
+            self.track(STARTING_STEPS)
 
     def _state(self, name, shape):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
@@ -91,7 +89,8 @@ class DynamicDense(keras.layers.Dense):
 
         V comes from the eigenvectors of WᵀW, in less time than an SVD of W takes: in float64, or,
         where only leading ones are asked for, in the layer's precision. The subspace step that
-        follows makes U, s and V as accurate as that precision allows.
+        follows makes U, s and V as accurate as that precision allows. Where D is more than a
+        quarter of the rank of W, an SVD takes less time.
 
         Args:
             values: how many singular values to return; D if fewer, all by default.
@@ -108,6 +107,10 @@ class DynamicDense(keras.layers.Dense):
                 raise ValueError(NOT_FINITE.format(self.name))
             A = W.astype(float) if values is None else W
             values = min(max(values or self.units, self.D), *W.shape)
+            if 4 * self.D > min(W.shape):
+                (U, s, Vt), D = svd.decompose(W), self.D
+                self._keep(*(part.astype(W.dtype) for part in (U[:, :D], s[:D], Vt[:D])))
+                return s[:values]
             squares, V = eigh(A.T @ A, subset_by_index=[self.units - values, self.units - 1])
             Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
             self._keep(*subspace_step(tf.constant(W), tf.constant(Vt)))
