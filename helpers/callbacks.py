@@ -56,7 +56,7 @@ class Shrink(keras.callbacks.Callback):
         ranks: [{layer name: rank}, …], before training and after each epoch.
 
     Raises:
-        ValueError: D or share is not allowed, or D is above the mean rank of the layers as built.
+        ValueError: D or share is not allowed, or D is above all ranks that layers are built for.
     """
 
     def __init__(self, D, inputs, loss, samples=2000, share=0.4):
@@ -70,9 +70,10 @@ class Shrink(keras.callbacks.Callback):
         self.ranks, self.layers = [], dynamic_layers(self.model)
         if not self.layers:
             raise ValueError("the network has no dynamic layers whose ranks could shrink.")
-        self.start = np.mean([layer.D for layer in self.layers.values()])
-        if self.D > self.start:
-            raise ValueError(f"D must be at most {self.start:g}, the layers' mean rank as built.")
+        built = [layer.D for layer in self.layers.values()]
+        if self.D > max(built):
+            raise ValueError(f"D must be at most {max(built)}, the layers' largest rank as built.")
+        self.start = max(self.D, np.mean(built))
         self.ends = self.share * self.params["epochs"]
         self._shrink(0)
 

@@ -66,18 +66,21 @@ class DynamicDense(keras.layers.Dense):
         self.Vt = self._state("Vt", (self.D, self.units))
         start = keras.initializers.Constant(self.D)
         self.rank = self.add_weight((), start, "int32", trainable=False, name="rank")
-        if 4 * self.D > min(self.kernel.shape):
-            self.refresh()
-        else:
-            with tf.init_scope():
-                self.Vt.assign(self.kernel[: self.D])
-            self.track(STARTING_STEPS)
+        with tf.init_scope():
+            self.Vt.assign(self.kernel[: self.D])
+        self.track(STARTING_STEPS)
 
     def _state(self, name, shape):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
 
     def track(self, steps):
-        """Renew all D singular values and vectors by so many block power steps from the last."""
+        """Renew all D singular values and vectors by so many block power steps from the last.
+
+        Where D is more than a quarter of the rank of W, by an exact SVD, which takes less time.
+        """
+        if 4 * self.D > min(self.kernel.shape):
+            self.refresh()
+            return
         with tf.init_scope():
             W, Vt = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.Vt)
             for _ in range(steps):

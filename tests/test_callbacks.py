@@ -259,7 +259,7 @@ def test_a_D_that_is_no_rank_is_one_clear_error(digits, D):
 
 
 def test_a_D_above_what_the_layers_are_built_for_fails_before_training(small, digits):
-    with pytest.raises(ValueError, match="D must be at most 8, the layers' mean"):
+    with pytest.raises(ValueError, match="D must be at most 8, the layers' largest"):
         fit(compress.dynamic(small, 8), digits, [shrinking(digits, D=9)])
 
 
@@ -271,9 +271,20 @@ def test_a_network_without_dynamic_layers_is_one_clear_error(small, digits):
 def test_a_kernel_that_is_not_finite_stops_the_training_and_is_named(small, digits):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"kernel of h.0 is no longer finite"):
         fit(compress.dynamic(small, 4), digits, [], rate=1e30)
-    layer = ranked(with_spectrum((9, 7), [2, 1]), 3, 3)
+    layer = ranked(with_spectrum((9, 7), [2, 1]), 1, 1)
     layer.kernel.assign(np.full((9, 7), np.nan))
     with pytest.raises(ValueError, match=r"kernel of .* is no longer finite: train it at a lower"):
         layer.refresh()
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"kernel of {layer.name} is no"):
         layer.track(1)
+
+
+def test_a_budget_of_full_rank_keeps_all(digits):
+    """Of ranks 40, 40 and 60: a budget of 60 in each layer is all they have."""
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(n, "relu", name=f"h{n}") for n in (40, 60, 61)]
+    network = keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10)])
+    dynamic = compress.dynamic(network, 1000)
+    callback = shrinking(digits, D=60)
+    fit(dynamic, digits, [callback])
+    assert callback.ranks[-1] == {"h40": 40, "h60": 40, "h61": 60}
