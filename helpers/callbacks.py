@@ -43,9 +43,9 @@ class Shrink(keras.callbacks.Callback):
 
         D_e = D (D₀ / D)^(1 − t)^1.5,   t = min(1, e / (share · E)),
 
-    D₀ the mean rank that the layers are built for. It is spent by `worth`, as `shared_ranks`
-    does. W keeps what a layer drops, so that a rank can rise again, up to the layer's D. When the
-    budget is that of D, ranks stay; the training ends with an exact SVD.
+    D₀ the mean rank that the layers are built for, or D if that is more. It is spent by `worth`, as
+    `shared_ranks` does. W keeps what a layer drops, so that a rank can rise again, up to the
+    layer's D. When the budget is that of D, ranks stay; the training ends with an exact SVD.
 
     Args:
         D: singular values kept per layer at the end, if all kept the same.
@@ -103,7 +103,8 @@ class Shrink(keras.callbacks.Callback):
         """
         seen = moments.observe(self.model, list(self.layers), *self.measured_by)
         for layer in self.layers.values():
-            layer.track(2)
+            if layer.D < min(layer.kernel.shape):  # else `tracked` takes the exact SVD
+                layer.track(2)
         return {n: weigh(layer.tracked(), *seen[n]) for n, layer in self.layers.items()}
 
 

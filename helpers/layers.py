@@ -78,7 +78,7 @@ class DynamicDense(keras.layers.Dense):
 
         Where D is more than a quarter of the rank of W, by an exact SVD, which takes less time.
         """
-        if 4 * self.D > min(self.kernel.shape):
+        if svd.is_large(self.kernel.shape, self.D):
             self.refresh()
             return
         with tf.init_scope():
@@ -110,7 +110,7 @@ class DynamicDense(keras.layers.Dense):
                 raise ValueError(NOT_FINITE.format(self.name))
             A = W.astype(float) if values is None else W
             values = min(max(values or self.units, self.D), *W.shape)
-            if 4 * self.D > min(W.shape):
+            if svd.is_large(W.shape, self.D):
                 (U, s, Vt), D = svd.decompose(W), self.D
                 self._keep(*(part.astype(W.dtype) for part in (U[:, :D], s[:D], Vt[:D])))
                 return s[:values]

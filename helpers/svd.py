@@ -42,6 +42,15 @@ def check_rank(D):
     return int(D)
 
 
+def is_large(shape, D):
+    """Does all of an SVD take less time than its D leading terms? From a quarter of the rank on.
+
+    >>> is_large((784, 1024), D=20), is_large((784, 1024), D=200)
+    (False, True)
+    """
+    return 4 * D > min(shape)
+
+
 def decompose(W, C=None, Gamma=None, D=None):
     """The singular value decomposition of W, weighted on both sides.
 
@@ -90,7 +99,7 @@ def _weighted(W, C_root, Gamma_root, D):
     WF = _times(W, F) * columns  # W Γ^½, but for a rotation, as C^½ is in the next line
     weighted = rows[:, None] * _times(WF.T, E).T
     n_in, n = W.shape
-    if D is None or 4 * check_rank(D) > min(W.shape) or n > 2 * n_in:
+    if D is None or is_large(W.shape, check_rank(D)) or n > 2 * n_in:
         _, s, Pt = np.linalg.svd(weighted, full_matrices=False)
         s, Pt = s[:D], Pt[:D]
     else:

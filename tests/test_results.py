@@ -158,8 +158,8 @@ def test_a_readme_without_a_place_for_the_table_stays_as_it_is(
     assert not (tmp_path / "TABLE").exists()
 
 
-def test_every_method_that_is_drawn_has_a_look():
-    assert set(results.FIRST.values()) <= set(figures.STYLES)
+def test_every_method_has_a_style():
+    assert set(results.METHODS.values()) <= set(figures.STYLES)
 
 
 def test_the_rows_of_a_table_are_sorted_by_run_and_method(table, tmp_path):

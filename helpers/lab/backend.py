@@ -1,7 +1,7 @@
 """TensorFlow and Keras, imported without their start-up noise.
 
-Its import has side effects. Import it (or any helper that does) before
-`tensorflow` or `keras` is imported by name.
+Its import has side effects. Import it (or any helper that does) before `tensorflow` or `keras` is
+imported by name.
 """
 
 import os

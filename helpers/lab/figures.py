@@ -47,6 +47,7 @@ def _look(color, marker, linestyle="-"):
 LOOKS = {
     "baseline | dense": _look(DARK, "", "--"),
     "truncated | plain": _look(BLUE, "o"),
+    "truncated, baseline by AdamW": _look(BLUE, "h", ":"),
     "whitened": _look(ORANGE, "s"),
     "two-sided": _look(SKY, "P"),
     "layer by layer": _look(SKY, "X", "-."),
@@ -56,8 +57,8 @@ LOOKS = {
     "textbook": _look(BLUE, "<", ":"),
     "balanced": _look(SKY, "d", "-."),
     "distilled": _look(PURPLE, "p"),
-    "random": _look(GREY, "o", ":"),
-    "random, shared": _look(GREY, "v", ":"),
+    "random factors | random": _look(GREY, "o", ":"),
+    "random factors, shared ranks | random, shared": _look(GREY, "v", ":"),
     "small dense network | small dense": _look(BLACK, "D", ":"),
     "from scratch": _look(BLACK, "h", "-."),
     "dynamic | equal ranks | tangent": _look(PURPLE, ">"),

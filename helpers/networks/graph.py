@@ -143,12 +143,9 @@ def _copy(model, new):
 
 def places(model):
     """{name of a layer: in how many places of the model's graph, and of nested ones, it stands}."""
-    if isinstance(model, keras.Sequential):
-        found = Counter(layer.name for layer in model.layers)
-    else:
-        layers = keras.Model(model.input, model.output).get_config()["layers"]
-        found = Counter({layer["name"]: len(layer["inbound_nodes"]) for layer in layers})
-    return sum((places(layer) for layer in model.layers if is_network(layer)), found)
+    _, calls = _calls(model)
+    inside = (places(layer) for layer in model.layers if is_network(layer))
+    return sum(inside, Counter(name for name, _ in calls))
 
 
 def output_layers(model):

@@ -58,14 +58,15 @@ class Watched(NamedTuple):
 
     def alone(self, path):
         """The model, of which only this layer is watched."""
-        return self._replace(parts={path: self.parts[path]})
+        return Watched(self.model, {path: self.parts[path]}, self.places)
 
     def up_to(self, path):
         """The part that ends before this layer; all of it where that stands in several places."""
         before = self.parts[path][0]
         if "/" in path or self.places[before.name] > 1:
             return self.alone(path)
-        return self.alone(path)._replace(model=keras.Model(self.model.inputs, before.output))
+        part = keras.Model(self.model.inputs, before.output)
+        return Watched(part, {path: self.parts[path]}, self.places)
 
 
 def watched(model, paths):
