@@ -74,7 +74,7 @@ class Shrink(keras.callbacks.Callback):
         if self.D > max(built):
             raise ValueError(f"D must be at most {max(built)}, the layers' largest rank as built.")
         self.start = max(self.D, np.mean(built))
-        self.ends = self.share * self.params["epochs"]
+        self.ends = self.share * self.params["epochs"] if self.D < max(built) else 0
         self._shrink(0)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -102,10 +102,7 @@ class Shrink(keras.callbacks.Callback):
         See `weigh`; C and Γ are those of the network as it is now, of its ranks now.
         """
         seen = moments.observe(self.model, list(self.layers), *self.measured_by)
-        for layer in self.layers.values():
-            if layer.D < min(layer.kernel.shape):  # else `tracked` takes the exact SVD
-                layer.track(2)
-        return {n: weigh(layer.tracked(), *seen[n]) for n, layer in self.layers.items()}
+        return {n: weigh(layer.tracked(steps=2), *seen[n]) for n, layer in self.layers.items()}
 
 
 def dynamic_layers(model):

@@ -8,7 +8,6 @@ from .lab.backend import keras, tf
 
 NOT_FINITE = "the kernel of {} is no longer finite: train it at a lower learning rate."
 TRACKING = ("subspace", "svd", "none")
-STARTING_STEPS = 3
 # Of `exact`, relative to the gradient: in float32 far below the noise of a batch.
 TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
 
@@ -24,7 +23,8 @@ class DynamicDense(keras.layers.Dense):
     touched by neither x nor dy. A new layer begins with those of three block power steps, or,
     where D is large, of an exact SVD; that comes from `refresh` and helpers.compress.dynamic, too.
     Of the D, the first `rank` are used: a variable, D at first, which may be set to any of 1 to D
-    at any time. At the rank min(n_in, units) the layer is keras.layers.Dense.
+    at any time. At the rank min(n_in, units) the layer is keras.layers.Dense, and keeps none: in a
+    new one s is NaN until `tracked` finds the factors, or a step or `refresh` at a lower rank.
 
     Args:
         units: outputs.
@@ -62,38 +62,25 @@ class DynamicDense(keras.layers.Dense):
         super().build(input_shape)
         self.kernel.project = self.project  # for helpers.optimizers
         self.U = self._state("U", (n_in, self.D))
-        self.s = self._state("s", (self.D,))
+        self.s = self._state("s", (self.D,), keras.initializers.Constant(np.nan))
         self.Vt = self._state("Vt", (self.D, self.units))
         start = keras.initializers.Constant(self.D)
         self.rank = self.add_weight((), start, "int32", trainable=False, name="rank")
         with tf.init_scope():
             self.Vt.assign(self.kernel[: self.D])
-        self.track(STARTING_STEPS)
+        if self.D < min(n_in, self.units):
+            self.tracked(steps=3)
 
-    def _state(self, name, shape):
-        return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
-
-    def track(self, steps):
-        """Renew all D singular values and vectors by so many block power steps from the last.
-
-        Where D is more than a quarter of the rank of W, by an exact SVD, which takes less time.
-        """
-        if svd.is_large(self.kernel.shape, self.D):
-            self.refresh()
-            return
-        with tf.init_scope():
-            W, Vt = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.Vt)
-            for _ in range(steps):
-                U, s, Vt = subspace_step(W, Vt, self.name)
-            self._keep(U, s, Vt)
+    def _state(self, name, shape, initializer="zeros"):
+        return self.add_weight(shape, initializer, trainable=False, name=name)
 
     def refresh(self, values=None):
         """Set the factors to the exact SVD of W; return its leading singular values.
 
         V comes from the eigenvectors of WᵀW, in less time than an SVD of W takes: in float64, or,
-        where only leading ones are asked for, in the layer's precision. The subspace step that
+        where a number of values is asked for, in the layer's precision. The subspace step that
         follows makes U, s and V as accurate as that precision allows. Where D is more than a
-        quarter of the rank of W, an SVD takes less time.
+        quarter of the rank of W, an SVD takes less time; at full rank only the values are found.
 
         Args:
             values: how many singular values to return; D if fewer, all by default.
@@ -105,18 +92,17 @@ class DynamicDense(keras.layers.Dense):
             ValueError: W is not finite.
         """
         with tf.init_scope():
-            W = self.kernel.numpy()
-            if not np.isfinite(W).all():
-                raise ValueError(NOT_FINITE.format(self.name))
+            W = self._finite_kernel()
             A = W.astype(float) if values is None else W
             values = min(max(values or self.units, self.D), *W.shape)
-            if svd.is_large(W.shape, self.D):
-                (U, s, Vt), D = svd.decompose(W), self.D
-                self._keep(*(part.astype(W.dtype) for part in (U[:, :D], s[:D], Vt[:D])))
-                return s[:values]
-            squares, V = eigh(A.T @ A, subset_by_index=[self.units - values, self.units - 1])
-            Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
-            self._keep(*subspace_step(tf.constant(W), tf.constant(Vt)))
+            if self.rank == min(W.shape):
+                squares = np.linalg.eigvalsh(A.T @ A)[-values:]
+            elif svd.is_large(W.shape, self.D):
+                return self._decompose(A)[:values]
+            else:
+                squares, V = eigh(A.T @ A, subset_by_index=[self.units - values, self.units - 1])
+                Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
+                self._keep(*subspace_step(tf.constant(W), tf.constant(Vt)))
         return np.sqrt(np.maximum(squares[::-1], 0))
 
     def svd(self):
@@ -125,11 +111,42 @@ class DynamicDense(keras.layers.Dense):
         rank = int(self.rank)
         return svd.SVD(U[:, :rank], s[:rank], Vt[:rank])
 
-    def tracked(self):
-        """The D leading singular values and vectors, of which the layer computes with the first."""
-        if self.D == min(self.kernel.shape):
-            self.refresh()
-        return svd.SVD(*(part.numpy() for part in (self.U, self.s, self.Vt)))
+    def tracked(self, steps=0):
+        """The D leading singular values and vectors, of which the layer computes with the first.
+
+        Args:
+            steps: of block power from the last ones, to renew them by. Where D is more than a
+                quarter of the rank of W, an exact SVD takes less time; where it is all of it,
+                and nothing else keeps them, there always is one.
+
+        Returns:
+            helpers.svd.SVD.
+
+        Raises:
+            ValueError, tf.errors.InvalidArgumentError: W is not finite.
+        """
+        shape, kept = self.kernel.shape, (self.U, self.s, self.Vt)
+        with tf.init_scope():
+            if self.D == min(shape) or (steps and svd.is_large(shape, self.D)):
+                self._decompose(self._finite_kernel())
+            else:
+                W, U, s, Vt = map(tf.convert_to_tensor, (self.kernel, *kept))
+                for _ in range(steps):
+                    U, s, Vt = subspace_step(W, Vt, self.name)
+                self._keep(U, s, Vt)
+            return svd.SVD(*(part.numpy() for part in kept))
+
+    def _finite_kernel(self):
+        W = self.kernel.numpy()
+        if not np.isfinite(W).all():
+            raise ValueError(NOT_FINITE.format(self.name))
+        return W
+
+    def _decompose(self, W):
+        """Set the factors to the exact SVD of W; return all singular values."""
+        (U, s, Vt), D = np.linalg.svd(W, full_matrices=False), self.D
+        self._keep(*(part.astype(self.variable_dtype) for part in (U[:, :D], s[:D], Vt[:D])))
+        return s
 
     def _keep(self, U, s, Vt):
         """Set the leading factors, as many as there are; those behind them stay."""
@@ -339,7 +356,7 @@ def exact(x, dy, W, U, s, Vt):
     residual = R(B * column + Rt(A))
     scale = tf.sqrt(tf.reduce_sum(A**2) + tf.reduce_sum(B**2))
     P = _conjugate_gradients(lambda P: P * s**2 - R(Rt(P)), A, residual, s, scale)
-    nonzero = s > _root_of_precision(s) * s[0]
+    nonzero = s > np.sqrt(np.finfo(s.dtype.as_numpy_dtype).eps) * s[0]
     Q = B + tf.math.divide_no_nan(Rt(P), tf.where(nonzero, s, 0.0)[:, None])
     return tf.concat([U, U @ M + P], axis=1) @ tf.concat([Q, Vt], axis=0)
 
@@ -375,7 +392,3 @@ def _conjugate_gradients(operator, X, residual, s, scale):
 
     start = (X, residual, residual, dots(residual, residual))
     return tf.while_loop(unsolved, step, start, maximum_iterations=50)[0]
-
-
-def _root_of_precision(tensor):
-    return float(np.sqrt(np.finfo(tensor.dtype.as_numpy_dtype).eps))

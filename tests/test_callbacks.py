@@ -41,8 +41,8 @@ def ranked(W, D, rank, **options):
     layer = layers.DynamicDense(W.shape[1], D, dtype="float64", **options)
     layer.build((None, W.shape[0]))
     layer.kernel.assign(W)
-    layer.refresh()
     layer.rank.assign(rank)
+    layer.refresh()
     return layer
 
 
@@ -276,7 +276,7 @@ def test_a_kernel_that_is_not_finite_stops_the_training_and_is_named(small, digi
     with pytest.raises(ValueError, match=r"kernel of .* is no longer finite: train it at a lower"):
         layer.refresh()
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"kernel of {layer.name} is no"):
-        layer.track(1)
+        layer.tracked(1)
 
 
 def test_a_budget_of_full_rank_keeps_all(digits):
@@ -288,3 +288,12 @@ def test_a_budget_of_full_rank_keeps_all(digits):
     callback = shrinking(digits, D=60)
     fit(dynamic, digits, [callback])
     assert callback.ranks[-1] == {"h40": 40, "h60": 40, "h61": 60}
+
+
+def test_a_budget_of_all_ranks_is_not_measured_after_every_epoch(small, digits, monkeypatch):
+    callback, measured = shrinking(digits, D=6), []
+    observe = callbacks.moments.observe
+    monkeypatch.setattr(callbacks.moments, "observe", lambda *a: measured.append(a) or observe(*a))
+    fit(compress.dynamic(small, 6), digits, [callback], epochs=3)
+    assert len(measured) == 1
+    assert callback.ranks == 4 * [{"h60": 6, "h90": 6}]

@@ -493,6 +493,49 @@ def test_the_svd_of_a_full_rank_layer_is_that_of_its_kernel_now(shape):
     np.testing.assert_allclose(layer.svd().s, [min(shape) - 1, min(shape) - 2], rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
+def test_a_full_rank_layer_takes_no_svd_until_one_is_asked_for(shape, monkeypatch):
+    taken, decompose = [], np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *a, **o: taken.append(a) or decompose(*a, **o))
+    layer, x = DynamicDense(shape[1], 6), np.eye(shape[0], dtype="float32")
+    layer.build((None, shape[0]))
+    layer(x, training=True)
+    W = layer.kernel.numpy().astype(float)
+    s = np.sqrt(np.linalg.eigvalsh(W.T @ W)[:-7:-1])
+    np.testing.assert_allclose(layer.refresh(), s, rtol=1e-6)
+    np.testing.assert_allclose(layer.refresh(3), s, rtol=1e-3)  # as many as D at least
+    assert not taken
+    layer.rank.assign(2)
+    assert np.isnan(layer(x)).all()  # not a wrong product
+    layer.svd()
+    assert len(taken) == 1
+    np.testing.assert_allclose(layer(x), truncate(W, 2), atol=1e-5)
+
+
+def test_a_layer_of_full_rank_is_trained_at_a_lower_one_from_any_start():
+    W = with_spectrum((9, 6), [6, 5, 0.4, 0.3, 0.2, 0.1], np.random.default_rng(0))
+    layer = DynamicDense(6, 6)
+    layer.build((None, 9))
+    layer.kernel.assign(W)
+    layer.rank.assign(2)
+    for _ in range(5):
+        y = layer(np.eye(9, dtype="float32"), training=True)
+    np.testing.assert_allclose(y, truncate(W, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize("D", [3, 5, 9])
+def test_asked_for_steps_a_layer_has_followed_its_kernel(D):
+    """From D of a quarter of the rank on by an exact SVD, below by steps."""
+    W = with_spectrum((16, 20), np.geomspace(4, 1e-3, 16), np.random.default_rng(0))
+    layer = DynamicDense(20, D)
+    layer.build((None, 16))
+    layer.kernel.assign(W)
+    assert np.linalg.norm(layer.tracked().s - np.linalg.svd(W)[1][:D]) > 1  # those of before
+    U, s, Vt = layer.tracked(steps=9)
+    np.testing.assert_allclose((U * s) @ Vt, truncate(W, D), atol=1e-4)
+    assert all(map(np.array_equal, layer.tracked(), (U, s, Vt)))
+
+
 def test_the_svd_of_a_layer_of_lower_rank_is_what_it_computes_with():
     layer = DynamicDense(6, 2)
     layer.build((None, 8))
