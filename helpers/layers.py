@@ -115,9 +115,9 @@ class DynamicDense(keras.layers.Dense):
         """The D leading singular values and vectors, of which the layer computes with the first.
 
         Args:
-            steps: of block power from the last ones, to renew them by. Where D is more than a
-                quarter of the rank of W, an exact SVD takes less time; where it is all of it,
-                and nothing else keeps them, there always is one.
+            steps: of block power iteration, which renew them first. Where D is more than a quarter
+                of the rank of W, an exact SVD takes less time, and stands for any number; at full
+                rank, where training renews nothing, there always is one.
 
         Returns:
             helpers.svd.SVD.
