@@ -93,7 +93,7 @@ class Shrink(keras.callbacks.Callback):
         by_worth = self.worth()
         ranks = dict(zip(by_worth, shared_ranks(by_worth, budget, trained=True), strict=True))
         for name, rank in ranks.items():
-            self.layers[name].rank.assign(rank)
+            self.layers[name].set_rank(rank)
         self.ranks.append(ranks)
 
     def worth(self):

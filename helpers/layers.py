@@ -22,9 +22,8 @@ class DynamicDense(keras.layers.Dense):
     kept beside W. Training renews them at every step; inference uses them as they are, W being
     touched by neither x nor dy. A new layer begins with those of three block power steps, or,
     where D is large, of an exact SVD; that comes from `refresh` and helpers.compress.dynamic, too.
-    Of the D, the first `rank` are used: a variable, D at first, which may be set to any of 1 to D
-    at any time. At the rank min(n_in, units) the layer is keras.layers.Dense, and keeps none: in a
-    new one s is NaN until `tracked` finds the factors, or a step or `refresh` at a lower rank.
+    Of the D, the first `rank` are used: D at first, and by `set_rank` any of 1 to D, at any time.
+    At the rank min(n_in, units) the layer is keras.layers.Dense, and keeps no factors.
 
     Args:
         units: outputs.
@@ -47,32 +46,34 @@ class DynamicDense(keras.layers.Dense):
         if tracking not in TRACKING:
             raise ValueError(f"tracking must be one of {[*TRACKING]}, not {tracking!r}.")
         if self.variable_dtype not in TOLERANCE or self.compute_dtype != self.variable_dtype:
-            allowed = " or ".join(TOLERANCE)
-            raise ValueError(f"dtype must be {allowed}, not {self.dtype_policy.name!r}.")
+            raise ValueError(f"dtype must be float32 or float64, not {self.dtype_policy.name!r}.")
         self.derivative, self.tracking = derivative, tracking
         self.supports_jit = False  # XLA needs ranks that are constant
 
     def build(self, input_shape):
-        n_in = input_shape[-1]
-        if self.D > min(n_in, self.units):
-            raise ValueError(
-                f"D must be at most {min(n_in, self.units)}, the rank of a kernel of shape "
-                f"{(n_in, self.units)}, not {self.D}."
-            )
+        shape = input_shape[-1], self.units
+        if self.D > min(shape):
+            raise ValueError(f"D must be at most {min(shape)} for W {shape}, not {self.D}.")
         super().build(input_shape)
         self.kernel.project = self.project  # for helpers.optimizers
-        self.U = self._state("U", (n_in, self.D))
-        self.s = self._state("s", (self.D,), keras.initializers.Constant(np.nan))
+        self.U = self._state("U", (shape[0], self.D))
+        self.s = self._state("s", (self.D,), np.nan)  # until there are factors
         self.Vt = self._state("Vt", (self.D, self.units))
-        start = keras.initializers.Constant(self.D)
-        self.rank = self.add_weight((), start, "int32", trainable=False, name="rank")
+        self.rank = self._state("rank", (), self.D, "int32")
         with tf.init_scope():
             self.Vt.assign(self.kernel[: self.D])
-        if self.D < min(n_in, self.units):
+        if self.D < min(shape):
             self.tracked(steps=3)
 
-    def _state(self, name, shape, initializer="zeros"):
-        return self.add_weight(shape, initializer, trainable=False, name=name)
+    def _state(self, name, shape, value=0, dtype=None):
+        start = keras.initializers.Constant(value)
+        return self.add_weight(shape, start, dtype, trainable=False, name=name)
+
+    def set_rank(self, rank):
+        """Compute with the `rank` leading singular values from now on; more than D are D."""
+        if rank < self.rank == min(self.kernel.shape):
+            self._decompose()
+        self.rank.assign(min(svd.check_rank(rank), self.D))
 
     def refresh(self, values=None):
         """Set the factors to the exact SVD of W; return its leading singular values.
@@ -80,7 +81,8 @@ class DynamicDense(keras.layers.Dense):
         V comes from the eigenvectors of WᵀW, in less time than an SVD of W takes: in float64, or,
         where a number of values is asked for, in the layer's precision. The subspace step that
         follows makes U, s and V as accurate as that precision allows. Where D is more than a
-        quarter of the rank of W, an SVD takes less time; at full rank only the values are found.
+        quarter of the rank of W, an SVD takes less time. At full rank, where the layer keeps no
+        factors, only the values are found.
 
         Args:
             values: how many singular values to return; D if fewer, all by default.
@@ -93,12 +95,12 @@ class DynamicDense(keras.layers.Dense):
         """
         with tf.init_scope():
             W = self._finite_kernel()
-            A = W.astype(float) if values is None else W
+            A = W if values and self.rank < min(W.shape) else W.astype(float)
             values = min(max(values or self.units, self.D), *W.shape)
             if self.rank == min(W.shape):
                 squares = np.linalg.eigvalsh(A.T @ A)[-values:]
             elif svd.is_large(W.shape, self.D):
-                return self._decompose(A)[:values]
+                return self._decompose()[:values]
             else:
                 squares, V = eigh(A.T @ A, subset_by_index=[self.units - values, self.units - 1])
                 Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
@@ -117,7 +119,7 @@ class DynamicDense(keras.layers.Dense):
         Args:
             steps: of block power iteration, which renew them first. Where D is more than a quarter
                 of the rank of W, an exact SVD takes less time, and stands for any number; at full
-                rank, where training renews nothing, there always is one.
+                rank, where no factors are kept, there always is one.
 
         Returns:
             helpers.svd.SVD.
@@ -127,8 +129,8 @@ class DynamicDense(keras.layers.Dense):
         """
         shape, kept = self.kernel.shape, (self.U, self.s, self.Vt)
         with tf.init_scope():
-            if self.D == min(shape) or (steps and svd.is_large(shape, self.D)):
-                self._decompose(self._finite_kernel())
+            if self.rank == min(shape) or (steps and svd.is_large(shape, self.D)):
+                self._decompose()
             else:
                 W, U, s, Vt = map(tf.convert_to_tensor, (self.kernel, *kept))
                 for _ in range(steps):
@@ -142,10 +144,10 @@ class DynamicDense(keras.layers.Dense):
             raise ValueError(NOT_FINITE.format(self.name))
         return W
 
-    def _decompose(self, W):
+    def _decompose(self):
         """Set the factors to the exact SVD of W; return all singular values."""
-        (U, s, Vt), D = np.linalg.svd(W, full_matrices=False), self.D
-        self._keep(*(part.astype(self.variable_dtype) for part in (U[:, :D], s[:D], Vt[:D])))
+        (U, s, Vt), D = np.linalg.svd(self._finite_kernel(), full_matrices=False), self.D
+        self._keep(U[:, :D], s[:D], Vt[:D])
         return s
 
     def _keep(self, U, s, Vt):
@@ -352,8 +354,7 @@ def exact(x, dy, W, U, s, Vt):
     def Rt(P):  # Pᵀ R (D, n_out); P is orthogonal to U, as A is
         return tf.matmul(P, W, transpose_a=True)
 
-    column = s[:, None]
-    residual = R(B * column + Rt(A))
+    residual = R(B * s[:, None] + Rt(A))
     scale = tf.sqrt(tf.reduce_sum(A**2) + tf.reduce_sum(B**2))
     P = _conjugate_gradients(lambda P: P * s**2 - R(Rt(P)), A, residual, s, scale)
     nonzero = s > np.sqrt(np.finfo(s.dtype.as_numpy_dtype).eps) * s[0]

@@ -41,7 +41,7 @@ def ranked(W, D, rank, **options):
     layer = layers.DynamicDense(W.shape[1], D, dtype="float64", **options)
     layer.build((None, W.shape[0]))
     layer.kernel.assign(W)
-    layer.rank.assign(rank)
+    layer.set_rank(rank)
     layer.refresh()
     return layer
 
@@ -85,7 +85,7 @@ def test_a_step_at_a_lower_rank_leaves_what_lies_behind_it():
 def test_factorized_at_its_ranks_it_has_its_outputs(small, digits):
     network = fit(compress.dynamic(small, 30), digits, [])
     for name, rank in (("h60", 9), ("h90", 3)):
-        network.get_layer(name).rank.assign(rank)
+        network.get_layer(name).set_rank(rank)
     x = digits.x_test
     plain = compress.factorize(network, 30)
     assert plain.count_params() == spent({"h60": 9, "h90": 3}) + 60 + 90 + 910

@@ -489,7 +489,7 @@ def test_the_svd_of_a_full_rank_layer_is_that_of_its_kernel_now(shape):
     np.testing.assert_allclose((U * s) @ Vt, W, atol=1e-5)
     np.testing.assert_allclose(s, np.linalg.svd(W, compute_uv=False), rtol=1e-4)
     layer.kernel.assign(np.diag(np.arange(9.0))[: shape[0], : shape[1]])
-    layer.rank.assign(2)
+    layer.set_rank(2)
     np.testing.assert_allclose(layer.svd().s, [min(shape) - 1, min(shape) - 2], rtol=1e-4)
 
 
@@ -505,22 +505,45 @@ def test_a_full_rank_layer_takes_no_svd_until_one_is_asked_for(shape, monkeypatc
     np.testing.assert_allclose(layer.refresh(), s, rtol=1e-6)
     np.testing.assert_allclose(layer.refresh(3), s, rtol=1e-3)  # as many as D at least
     assert not taken
-    layer.rank.assign(2)
-    assert np.isnan(layer(x)).all()  # not a wrong product
     layer.svd()
     assert len(taken) == 1
-    np.testing.assert_allclose(layer(x), truncate(W, 2), atol=1e-5)
 
 
-def test_a_layer_of_full_rank_is_trained_at_a_lower_one_from_any_start():
-    W = with_spectrum((9, 6), [6, 5, 0.4, 0.3, 0.2, 0.1], np.random.default_rng(0))
-    layer = DynamicDense(6, 6)
+@pytest.mark.parametrize("tracking", layers.TRACKING)
+def test_below_full_rank_a_layer_begins_with_the_svd_of_its_kernel_now(tracking):
+    """Nothing that was found before, or never, is used in its place."""
+    rng = np.random.default_rng(0)
+    layer, x = DynamicDense(6, 6, tracking=tracking), np.eye(9, dtype="float32")
     layer.build((None, 9))
-    layer.kernel.assign(W)
-    layer.rank.assign(2)
-    for _ in range(5):
-        y = layer(np.eye(9, dtype="float32"), training=True)
-    np.testing.assert_allclose(y, truncate(W, 2), atol=1e-4)
+    for rank in (2, 5, 1):
+        layer.set_rank(6)
+        layer.kernel.assign(W := rng.normal(size=(9, 6)))
+        layer(x, training=True)
+        layer.set_rank(rank)
+        np.testing.assert_allclose(layer(x), truncate(W, rank), atol=1e-5)
+
+
+def test_a_rank_set_is_a_whole_number_and_at_most_D():
+    layer = DynamicDense(6, 3)
+    layer.build((None, 9))
+    layer.set_rank(10)
+    assert int(layer.rank) == 3
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        layer.set_rank(0)
+
+
+@pytest.mark.parametrize("tracking", layers.TRACKING)
+def test_asked_for_its_svd_a_layer_stays_as_it_is(tracking):
+    """Built for full rank and now below it, its factors need not be those of the exact SVD."""
+    layer, x = DynamicDense(6, 6, tracking=tracking), np.eye(9, dtype="float32")
+    layer.build((None, 9))
+    layer.set_rank(3)
+    W = np.random.default_rng(0).normal(size=(9, 6))
+    layer.kernel.assign_add(W)
+    before = layer(x).numpy()
+    U, s, Vt = layer.svd()
+    np.testing.assert_array_equal(layer(x), before)
+    np.testing.assert_allclose((U * s) @ Vt, before, atol=1e-5)
 
 
 @pytest.mark.parametrize("D", [3, 5, 9])

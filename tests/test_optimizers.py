@@ -73,7 +73,7 @@ def test_straight_through_leaves_it_by_any_optimizer():
 @pytest.mark.parametrize(("D", "rank"), [(4, 2), (4, 4), (20, 7)])
 def test_the_projection_is_that_onto_the_tangent_space(D, rank):
     layer = layer_of(matrix(), D)
-    layer.rank.assign(rank)
+    layer.set_rank(rank)
     X = np.random.default_rng(1).normal(size=(30, 20))
     U, _, Vt = (part[:, :rank] if i == 0 else part[:rank] for i, part in enumerate(layer.svd()))
     expected = X - (np.eye(30) - U @ U.T) @ X @ (np.eye(20) - Vt.T @ Vt)

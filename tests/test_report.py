@@ -145,7 +145,7 @@ def test_too_small_dynamic_and_uncounted_layers():
 def test_a_dynamic_layer_has_the_rank_that_it_has_now():
     model = keras.Sequential([keras.Input((7,)), L.Dense(9, name="fc"), L.Dense(2)])
     dynamic = compress.dynamic(model, {"fc": 4})
-    dynamic.get_layer("fc").rank.assign(2)
+    dynamic.get_layer("fc").set_rank(2)
     row = rows(compress.report(model, dynamic))["fc"]
     assert row.rank == 2
     assert row.energy == pytest.approx(svd.energy(compress.decompose(model)["fc"].s, 2))
