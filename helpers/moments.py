@@ -8,6 +8,7 @@ from .lab.backend import tf
 from .networks import drawn, feed, kinds, watch
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
+NOT_FINITE = "the loss is not finite: logits need from_logits=True, and inputs must be finite."
 LEAST = 100  # inputs that a layer must have seen for its C to mean anything
 
 
@@ -71,7 +72,7 @@ def observe(model, names, inputs, loss=None, samples=SAMPLES):
                 seeds = range(k * len(outputs), (k + 1) * len(outputs))
                 felt = sum(map(surprise, outputs, seeds))
                 if not np.isfinite(felt):
-                    raise ValueError("the loss is not finite: logits need from_logits=True.")
+                    raise ValueError(NOT_FINITE)
         gradients = {name: [] for name in names}
         if surprise is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import compress, svd
+from helpers.lab import cost
 from helpers.lab.backend import keras, tf
 
 Dense = keras.layers.Dense
@@ -353,6 +354,42 @@ def test_what_preprocessing_layers_have_learned_is_kept():
     np.testing.assert_allclose(compress.truncate(model, 3)(text), model(text), atol=1e-5)
 
 
+def test_bins_that_were_adapted_are_kept():
+    values = np.random.default_rng(0).normal(size=(300, 6))
+    bins = keras.layers.Discretization(num_bins=5)
+    bins.adapt(values)
+    start = keras.Input((6,))
+    seen = keras.layers.Flatten()(keras.layers.Embedding(5, 4)(bins(start)))
+    model = keras.Model(start, Dense(2)(Dense(9, "relu")(seen)))
+    np.testing.assert_allclose(compress.truncate(model, 9)(values), model(values), atol=1e-5)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_of_a_nested_model_only_the_outputs_used_as_such_are_outputs(as_dict):
+    start = keras.Input((9,))
+    h = Dense(9, name="h")(start)
+    ends = {"q": Dense(9, name="q")(h), "p": Dense(9, name="p")(h)}
+    nested = keras.Model(start, ends if as_dict else [*ends.values()], name="n")
+    found = nested(x := keras.Input((9,)))
+    q, p = (found["q"], found["p"]) if as_dict else found
+    assert compress.hidden_layers(keras.Model(x, [p, Dense(3)(q)])) == ["n/h", "n/q"]
+    assert compress.hidden_layers(keras.Model(x, [Dense(3)(p), q])) == ["n/h", "n/p"]
+
+
+@pytest.mark.parametrize("constraint", ["non_neg", "unit_norm"])
+def test_what_constrains_a_matrix_does_not_constrain_its_factors(constraint):
+    start = keras.Input((8,), dtype="int32")
+    tokens = keras.layers.Embedding(40, 20, embeddings_constraint=constraint, name="e")(start)
+    hidden = Dense(30, kernel_constraint=constraint, name="d")(keras.layers.Flatten()(tokens))
+    model = keras.Model(start, Dense(3)(hidden))
+    small = compress.factorize(model, 5)
+    x = np.random.default_rng(0).integers(0, 40, size=(50, 8))
+    before = small(x).numpy()
+    small.compile(keras.optimizers.SGD(0.0), "mse")
+    small.fit(x, np.zeros((50, 3)), verbose=0)
+    np.testing.assert_allclose(small(x), before, atol=1e-5)
+
+
 def test_outputs_are_found_behind_a_layer_that_stands_in_many_places():
     relu, start = keras.layers.ReLU(), keras.Input((8,))
     a = relu(Dense(8, name="a")(start))
@@ -383,6 +420,11 @@ def test_a_layer_may_be_called_by_keyword():
     x = np.ones((2, 8), "float32")
     small = compress.factorize(model, 3)
     np.testing.assert_allclose(small(x), compress.truncate(model, 3)(x), atol=1e-5)
+    model = keras.Model(start, Dense(3)(Dense(9, name="hidden")(inputs=start, training=False)))
+    assert compress.factorize(model, 3)(x).shape == (2, 3)
+    image = keras.Input((6, 6, 2))
+    model = keras.Model(image, keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inputs=image)))
+    assert cost.multiply_adds(model) == 16 * 9 * 2 * 4
 
 
 def test_a_layer_that_cannot_be_made_anew_is_named():

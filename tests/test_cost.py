@@ -85,6 +85,9 @@ def test_on_a_phone_one_input_and_output_are_timed_others_weighed_alone(monkeypa
     assert found["LiteRT bytes"] > 4 * (3 * 2 + 2)
     assert list(cost.deployed(keras.Model(x, [y, keras.layers.Dense(3)(x)]))) == ["LiteRT bytes"]
     assert rounds == [50]
+    sequence = keras.Input((10, 4))  # of recurrent layers LiteRT knows no operation
+    recurrent = keras.Model(sequence, keras.layers.GRU(3)(sequence))
+    assert list(cost.deployed(recurrent)) == ["LiteRT bytes"]
 
 
 def test_a_training_step_trains(networks, digits):

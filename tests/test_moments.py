@@ -323,6 +323,42 @@ def test_inputs_are_told_apart_by_their_names():
         moments.observe(model, ["of_a"], [images(5), images()])
 
 
+def test_a_sequential_takes_its_input_by_name_as_predict_does():
+    model = keras.Sequential([keras.Input((8,), name="x"), Dense(5, name="d"), Dense(3)])
+    named, plain = (moments.observe(model, ["d"], x) for x in ({"x": images()}, images()))
+    np.testing.assert_array_equal(named["d"].C, plain["d"].C)
+
+
+def test_classes_lie_along_the_axis_that_the_loss_says():
+    image = keras.Input((3, 6, 5))
+    first = {"data_format": "channels_first"}
+    keras.utils.set_random_seed(0)
+    hidden = keras.layers.Conv2D(4, 3, activation="relu", name="c", **first)(image)
+    classes = keras.layers.Conv2D(7, 1, **first)(hidden)
+    last = keras.Model(image, keras.layers.Permute((2, 3, 1))(classes))
+    x = np.random.default_rng(0).normal(size=(200, 3, 6, 5))
+    loss = keras.losses.CategoricalCrossentropy
+    expected = moments.observe(last, ["c"], x, loss(from_logits=True))["c"].Gamma
+    found = moments.observe(keras.Model(image, classes), ["c"], x, loss(from_logits=True, axis=1))
+    np.testing.assert_allclose(found["c"].Gamma, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_loss_of_sixteen_bits_is_summed_in_thirty_two(policy):
+    """Of 800 outputs and 1,000 inputs: far beyond the largest number in 16 bits, 65,504."""
+    keras.utils.set_random_seed(0)
+    x = images(1000)
+    widths = {"h": 9, "out": 800}
+    seen = []
+    for dtype in (policy, "float32"):
+        hidden = [Dense(n, dtype=dtype, name=name) for name, n in widths.items()]
+        model = keras.Sequential([keras.Input((8,)), *hidden])
+        model.set_weights(seen[0] if seen else model.get_weights())
+        seen += [model.get_weights(), moments.observe(model, ["h"], x, "mse")["h"].Gamma]
+    apart = np.linalg.norm(seen[1] - seen[3]) / np.linalg.norm(seen[3])
+    assert apart < 0.05
+
+
 def test_of_sequences_every_position_counts():
     keras.utils.set_random_seed(0)
     sequence = keras.Input((5, 8))

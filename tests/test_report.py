@@ -142,6 +142,22 @@ def test_too_small_dynamic_and_uncounted_layers():
     assert "The multiply-adds of memory are not counted." in str(report)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_rank_of_a_truncated_matrix_of_sixteen_bits_is_that_beyond_rounding(dtype):
+    keras.utils.set_random_seed(0)
+    hidden = L.Dense(40, name="fc", dtype=dtype)
+    model = keras.Sequential([keras.Input((40,)), hidden, L.Dense(2, dtype=dtype)])
+    assert rows(compress.report(model, compress.truncate(model, 8)))["fc"].rank == 8
+
+
+def test_words_are_inputs_too():
+    words = L.StringLookup(output_mode="multi_hot", vocabulary=["a", "b", "c", "d"])
+    start = keras.Input((1,), dtype="string")
+    model = keras.Model(start, L.Dense(3)(L.Dense(16, name="fc")(words(start))))
+    report = compress.report(model, compress.factorize(model, 2))
+    assert rows(report)["fc"].multiply_adds == (5 * 16, 2 * (5 + 16))
+
+
 def test_a_dynamic_layer_has_the_rank_that_it_has_now():
     model = keras.Sequential([keras.Input((7,)), L.Dense(9, name="fc"), L.Dense(2)])
     dynamic = compress.dynamic(model, {"fc": 4})

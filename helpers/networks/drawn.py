@@ -6,9 +6,11 @@ from ..lab.backend import keras, tf
 def surprise(loss):
     """A function (outputs, seed) → the loss, summed, at labels drawn from the outputs."""
     loss = keras.losses.get(loss)
-    logits = isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", False)
+    options = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    logits, classes = options.get("from_logits", False), options.get("axis", -1)
 
     def categorical(outputs, seed):
+        outputs = keras.ops.moveaxis(outputs, classes, -1)
         log_p = tf.nn.log_softmax(outputs) if logits else tf.math.log(outputs + 1e-7)
         rows = tf.reshape(log_p, (-1, log_p.shape[-1]))
         # Gumbel's maximum: what stateless_categorical draws changes with the number of threads.
@@ -35,6 +37,11 @@ def surprise(loss):
     }
     for kind, (function, draw) in drawing.items():
         if type(loss) is kind or loss is function:
-            return draw
+            return lambda outputs, seed: draw(_summable(outputs), seed)
     allowed = ", ".join(kind.__name__ for kind in drawing)
     raise ValueError(f"Γ needs a loss whose labels can be drawn, {allowed}, not {loss!r}.")
+
+
+def _summable(outputs):
+    """In float32, if in 16 bits, in which sums over a batch overflow."""
+    return tf.cast(outputs, tf.float32) if outputs.dtype.size < 4 else outputs

@@ -25,7 +25,8 @@ def chosen(model, inputs, samples):
     Raises:
         ValueError: the inputs do not fit the model, or one another.
     """
-    if isinstance(inputs, dict) and not isinstance(model.input, dict):
+    takes_dict = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
+    if isinstance(inputs, dict) and not takes_dict:
         names = [tensor.name for tensor in model.inputs]
         if missing := [name for name in names if name not in inputs]:
             raise ValueError(f"the model has inputs {names}, and {missing} are missing.")

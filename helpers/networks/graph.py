@@ -78,10 +78,10 @@ def copy(model, chains, compiled=True):
 
 
 def _hand_over(layer, twin):
-    """Give a copy of a layer its weights, and what Normalization keeps beside them."""
+    """Give a copy of a layer its weights, and what Normalization makes of them."""
     if layer.weights:
         twin.set_weights(layer.get_weights())
-    if hasattr(layer, "finalize_state"):
+    if isinstance(layer, keras.layers.Normalization):
         twin.finalize_state()
 
 
@@ -132,7 +132,7 @@ def _copy(model, new):
     def call(layer, *inputs, **arguments):
         if len(chains[id(layer)]) == 1:
             return layer(*inputs, **arguments)
-        (x,) = inputs or arguments.values()
+        x, *_ = inputs or arguments.values()
         for part in chains[id(layer)]:
             x = part(x)
         return x
@@ -148,28 +148,38 @@ def places(model):
     return sum(inside, Counter(name for name, _ in calls))
 
 
-def output_layers(model):
-    """Compressible layers that give the model's outputs, at most through layers without weights."""
-    found, (calls, feeds), seen = [], _calls(model), set()
+def output_layers(model, which=slice(None)):
+    """Compressible layers that give the model's outputs, at most through layers without weights.
+
+    Args:
+        model: a built Keras model, Sequential or functional.
+        which: of its outputs, a slice.
+    """
+    found, (ends, feeds), seen = [], _calls(model), set()
     layers = {layer.name: layer for layer in model.layers}  # no sums and products: x + y
+    calls = ends[which]
     while calls:
-        call = calls.pop()
-        layer = layers.get(call[0])
+        name, place, output = calls.pop()
+        layer = layers.get(name)
         if layer is None or not layer.weights:
-            calls += [fed for fed in feeds[call] if fed not in seen]
-            seen.update(feeds[call])
+            fed = feeds[name, place]
+            calls += [call for call in fed if call not in seen]
+            seen.update(fed)
         elif is_network(layer):
-            found += output_layers(layer)
+            found += output_layers(layer, slice(output, output + 1))
         elif type(layer) in kinds.KINDS:
             found.append(layer)
     return found
 
 
 def _calls(model):
-    """The calls (layer name, which one) that give a model's outputs, and {call: what feeds it}."""
+    """What gives a model's outputs, and {(layer name, which call): what feeds it}.
+
+    That is a list of (layer name, which call, which of its outputs).
+    """
     if isinstance(model, keras.Sequential):
-        calls = [(layer.name, 0) for layer in model.layers]
-        return calls[-1:], {call: calls[:i][-1:] for i, call in enumerate(calls)}
+        calls = [(layer.name, 0, 0) for layer in model.layers]
+        return calls[-1:], {call[:2]: calls[:i][-1:] for i, call in enumerate(calls)}
     # A subclass with a constructor of its own has a configuration without a graph.
     config = keras.Model(model.input, model.output).get_config()
     feeds = {
@@ -178,13 +188,13 @@ def _calls(model):
         for i, node in enumerate(layer["inbound_nodes"])
     }
     feeds |= {(layer["name"], 0): [] for layer in config["layers"] if not layer["inbound_nodes"]}
-    return [(name, i) for name, i, _ in _entries(config["output_layers"])], feeds
+    return [*map(tuple, _entries(config["output_layers"]))], feeds
 
 
 def _entries(outputs):
     """[[layer name, …], …] of a config's outputs: one entry, or any structure of entries."""
     if isinstance(outputs, dict):
-        outputs = list(outputs.values())
+        outputs = [outputs[name] for name in sorted(outputs)]  # as Keras flattens them
     return [outputs] if isinstance(outputs[0], str) else [e for o in outputs for e in _entries(o)]
 
 
@@ -192,7 +202,7 @@ def _histories(nodes):
     """The calls whose outputs stand in a config's inbound nodes."""
     if isinstance(nodes, dict):
         if "keras_history" in nodes:
-            yield tuple(nodes["keras_history"][:2])
+            yield tuple(nodes["keras_history"])
         nodes = nodes.values()
     if not isinstance(nodes, (str, bytes)) and np.iterable(nodes):
         for node in nodes:

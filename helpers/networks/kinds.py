@@ -29,7 +29,7 @@ class Dense:
     bare: ClassVar = {"activation": None, "activity_regularizer": None}  # z as it is
     linear: ClassVar = bare | {"use_bias": False}
     width = "units"  # the option that says how many outputs there are
-    initializer = "kernel_initializer"
+    entries = "kernel"  # what options on W's entries begin with
 
     def __init__(self, layer):
         self.layer = layer
@@ -137,8 +137,12 @@ class Dense:
         return first, self.like(**self.named("Vt"))
 
     def named(self, factor):
-        """Options of a factor: its name, and no initial values of the whole matrix's shape."""
-        return {"name": f"{self.layer.name}_{factor}", self.initializer: "glorot_uniform"}
+        """Options of a factor: its name, and nothing of what is said of the whole matrix's entries.
+
+        Initial values would not have its shape, and what constrains W does not constrain factors.
+        """
+        free = {f"{self.entries}_initializer": "glorot_uniform", f"{self.entries}_constraint": None}
+        return free | {"name": f"{self.layer.name}_{factor}"}
 
 
 class Dynamic(Dense):
@@ -230,9 +234,9 @@ class Crossed(Conv):
     def moved_bias(self, lost):
         return super().moved_bias(np.reshape(lost, (-1, self.kernel.shape[-1])).sum(0))
 
-    def count(self, z, x, **options):
+    def count(self, z, inputs, **options):
         out, (rows, columns) = len(self.rows_out(z)), self.shape
-        before, behind = (self._channels_last(a).shape[2] for a in (x, z))
+        before, behind = (self._channels_last(a).shape[2] for a in (inputs, z))
         each = 0 if self.refusal else out // behind * before * rows + out * columns
         return self.multiply_adds(z), each
 
@@ -284,7 +288,7 @@ class Embedding(Dense):
     bare: ClassVar = {"activity_regularizer": None}
     linear = bare
     width = "output_dim"
-    initializer = "embeddings_initializer"
+    entries = "embeddings"
 
     @property
     def kernel(self):

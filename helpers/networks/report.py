@@ -142,8 +142,8 @@ def _rank(kind, parts):
     now, W = kinds.of(parts[0]).matrix(), kind.matrix()
     if np.array_equal(now, W):
         return None
-    s = np.linalg.svd(now, compute_uv=False)
-    rank = int(np.sum(s > 1e-5 * s[0]))
+    s = np.linalg.svd(now.astype(float), compute_uv=False)
+    rank = int(np.sum(s > max(1e-5, float(np.spacing(now.dtype.type(1)))) * s[0]))
     return rank if 0 < rank < len(s) else None
 
 

@@ -112,9 +112,13 @@ def multiply_adds(model):
     twin = graph.copy(model, {}, compiled=False)
     layers = graph.leaves(twin).items()
     calls = {path: _counting(layer) for path, layer in layers if type(layer) in kinds.KINDS}
-    zeros = [np.zeros((1, *s), x.dtype) for s, x in zip(shapes, model.inputs, strict=True)]
+    zeros = [_zeros((1, *s), x.dtype) for s, x in zip(shapes, model.inputs, strict=True)]
     _with_lists(twin)([keras.ops.convert_to_tensor(x) for x in zeros])
     return {path: Count(*map(sum, zip(*counts, strict=True))) for path, counts in calls.items()}
+
+
+def _zeros(shape, dtype):
+    return np.full(shape, "") if dtype == "string" else np.zeros(shape, dtype)
 
 
 def _counting(layer):
