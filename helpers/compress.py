@@ -99,8 +99,8 @@ def factorize(
 
     U_D (n_in, D) is linear and has no bias; Vt_D (D, n_out) has the layer's bias and activation.
     They are named after the layer, with _U and _Vt appended. All are plain Keras layers, without
-    what constrains W, and give the outputs of `truncate`. Where two factors would not save parameters
-    (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D.
+    what constrains W, and give the outputs of `truncate`. Where two factors would not save
+    parameters (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.

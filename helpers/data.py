@@ -22,7 +22,7 @@ class Data:
     Choose by the validation part; report on the test part.
     """
 
-    name: str  # "mnist", "subset" or the file's name
+    name: str  # "mnist", "subset" or the file's name, which ends with .npz
     x_train: np.ndarray
     y_train: np.ndarray
     x_val: np.ndarray
@@ -70,7 +70,9 @@ def load(dataset="auto"):
     if dataset == "subset":
         return _subset()
     if dataset.endswith(".npz") or find(dataset).exists():
-        return _split(*digits.read(find(dataset)), name=Path(dataset).name)
+        return _split(
+            *digits.read(find(dataset)), name=Path(dataset).name.removesuffix(".npz") + ".npz"
+        )
     raise DataError(
         f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or a path of an .npz file."
     )

@@ -45,7 +45,7 @@ def _answer(asked, out):
     from helpers.lab.problems import PROBLEMS, Wrong
 
     problem = PROBLEMS[asked["id"]]
-    names = _names(asked["source"])
+    names = _names(asked["source"], problem.tensors)
     _limit(asked["seconds"], exercises)
     _guard(out)
     try:
@@ -69,14 +69,14 @@ def _line(error):
     return f", line {line}" if line else ""
 
 
-def _names(source):
+def _names(source, tensors):
     """What an answer finds imported, as in its notebook; TensorFlow, which takes long, if used."""
     import numpy as np
 
     from helpers import svd
 
     names = {"np": np, "svd": svd}
-    if re.search(r"\btf\b", source):
+    if tensors or re.search(r"\btf\b", source):
         from helpers.lab.backend import tf
 
         # Arithmetic alone: TensorFlow reads and writes files without asking Python.

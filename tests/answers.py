@@ -66,7 +66,9 @@ def forbidden(source, name):
         line = getattr(error, "lineno", None)
         return f"line {line}: {error.msg}" if line else "it is not Python"
     for node in tree.body:
-        if not _defines(node, name) and not isinstance(node, (ast.Import, ast.ImportFrom)):
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        imports = isinstance(node, (ast.Import, ast.ImportFrom))
+        if not (imports or text or _defines(node, name)):
             return f"line {node.lineno}: expected imports and {name} alone, found more"
     for node in ast.walk(tree):
         if reason := _reason(node):
@@ -95,7 +97,7 @@ def _reason(node):
         imported = [module if whole else f"{module}.{alias.name}" for alias in node.names]
     if unknown := [module for module in imported if module not in IMPORTS]:
         return f"it may import {', '.join(sorted(IMPORTS))}, not {unknown[0]}"
-    if isinstance(node, (ast.Global, ast.Nonlocal)):
+    if isinstance(node, ast.Global):
         return "it may not rebind names of others"
     used = getattr(node, "id", None) or getattr(node, "attr", None) or ""
     return f"it may not use {used}" if str(used).startswith("__") or used in FRAMES else ""

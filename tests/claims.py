@@ -19,7 +19,12 @@ import pytest
 
 from helpers import PROJECT
 
-NAMES = sorted(path.name for path in (PROJECT / "notebooks").glob("*.ipynb"))
+# Not what Jupyter makes beside them: Untitled.ipynb, 01_…-Copy1.ipynb.
+NAMES = sorted(
+    path.name
+    for path in (PROJECT / "notebooks").glob("*.ipynb")
+    if re.fullmatch(r"\d\d_\w+\.ipynb", path.name)
+)
 
 
 class Outcome(NamedTuple):

@@ -48,6 +48,8 @@ def main(arguments=None):
         wrong = f"FOLDER must {holds} of the project, not {str(chosen.folder)!r}."
     elif alone:
         wrong = f"--{alone[0]} is of one copy: with --copies use --csv and --feedback."
+    elif blocked := _blocked(chosen):
+        wrong = f"{blocked} cannot be written."
     elif chosen.seconds < 1:
         wrong = f"--seconds must be at least 1, not {chosen.seconds}."
     elif chosen.seed is not None and chosen.seed < 0:
@@ -82,6 +84,18 @@ def _parser():
     return parser
 
 
+def _blocked(chosen):
+    """What is asked for where it cannot be written, before hours are spent; else None."""
+    files = [path for path in (chosen.results, chosen.junit, chosen.csv) if path]
+    folders = [path.absolute().parent for path in files]
+    folders += [chosen.feedback.absolute()] if chosen.feedback else []
+    blocked = [path for path in files if path.is_dir()]
+    blocked += [
+        f for path in folders for f in (path, *path.parents) if f.exists() and not f.is_dir()
+    ]
+    return blocked[0] if blocked else None
+
+
 def _grade_one(chosen):
     grades = grade(chosen.folder, chosen)
     text = report(grades)
@@ -114,8 +128,8 @@ def _grade_all(chosen):
 
 
 def _folders(folder):
-    """The folders in a folder, if it is one."""
-    return sorted(path for path in folder.glob("*") if path.is_dir())
+    """The folders in a folder, if it is one; not what an archive or Jupyter adds to them."""
+    return sorted(p for p in folder.glob("[!.]*") if p.is_dir() and p.name != "__MACOSX")
 
 
 def _keep(chosen, graded):

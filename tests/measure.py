@@ -206,6 +206,8 @@ def main():
     parser.add_argument("--dataset", default="auto")
     parser.add_argument("--epochs", type=int, default=15)
     chosen = parser.parse_args()
+    if unknown := [name for name in chosen.methods if name not in METHODS]:
+        parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
     digits, table = data.load(chosen.dataset), results.RUNS / "measure.csv"
     table.parent.mkdir(exist_ok=True)
     for seed in chosen.seed:

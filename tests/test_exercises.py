@@ -1,4 +1,5 @@
 import json
+import resource
 
 import nbformat
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from helpers import PROJECT, svd
 from helpers.lab import exercises
 from helpers.lab.problems import PROBLEMS, Wrong
+from tests import solutions
 from tests.claims import NAMES
 from tests.grade import CLAIMS, notebook_of
 
@@ -99,6 +101,10 @@ def trained(x, z, W, ranks, rate, derivative, always="straight_through"):
     return np.array(matrices), np.array(gaps)
 
 
+def from_its_first_step(matrices, gaps):
+    return np.array([matrices[1], *matrices[1:]]), gaps
+
+
 def by_price_alone(spectra, shapes, rise):
     """Whole layers, the cheapest first."""
     ranks = [1] * len(spectra)
@@ -138,6 +144,15 @@ def beyond_the_edge(W, times=1.1):
     return int(np.sum(svd.decompose(W).s > times * svd.noise_edge(W.shape, W.std())))
 
 
+def by_heart(W):
+    """What the check says of the cases of its own seed."""
+    return {case[0].shape: count for case, count in BY_HEART}[W.shape]
+
+
+BY_HEART = [
+    (case, solutions.learned_directions(*case)) for case in exercises.handed("1.E5", seed=0)
+]
+
 WRONG = {
     "1.E1": [
         lambda s, share: int(np.argmax(np.cumsum(s) / np.sum(s) >= share)) + 1,
@@ -161,6 +176,7 @@ WRONG = {
         greedy(lambda s, shape: s**2),
         greedy(lambda s, shape: s / sum(shape)),
         greedy(lambda s, shape: s**2 / np.prod(shape)),
+        lambda spectra, shapes, rise: solutions.cheapest_ranks(spectra, shapes, 1.2 * rise),
         lambda spectra, shapes, rise: [1] * 5,
         lambda spectra, shapes, rise: [len(s) for s in spectra],
         lambda spectra, shapes, rise: [0] * 5,
@@ -170,6 +186,7 @@ WRONG = {
         beyond_the_edge,
         lambda W: beyond_the_edge(W, 1.0),
         lambda W: 3,
+        by_heart,
         lambda W: int(np.sum(svd.decompose(W).s > 1)),
     ],
     "2.E1": [8, 10, 0, 9.5],
@@ -218,6 +235,7 @@ WRONG = {
     ],
     "3.E5": [
         trained,
+        lambda *handed: from_its_first_step(*solutions.train_truncated(*handed)),
         lambda *handed: trained(*handed, always="tangent"),
         lambda *handed: (trained(*handed, always=handed[-1])[0], np.zeros(len(handed[3]))),
         lambda x, z, W, ranks, *_: (np.array([W] * (len(ranks) + 1)), np.zeros(len(ranks))),
@@ -261,11 +279,21 @@ def test_what_only_the_verdict_may_see_is_not_handed():
     assert all(len(case) == 1 for case in exercises.handed("1.E5"))
 
 
+def limits():
+    return resource.getrlimit(resource.RLIMIT_AS)
+
+
 def test_a_check_says_what_is_wrong_and_bounds_the_memory(capsys):
+    before = limits()
     exercises.check("3.E1", 126)
     assert "expected fewer multiply-adds than 805,306,368, found 807,9" in capsys.readouterr().out
     exercises.check("3.E2", lambda X, U, Vt: np.eye(len(X)) @ X)
     assert "expected at most 2 GiB" in capsys.readouterr().out
+    exercises.check("2.E3", lambda A, B: np.linalg.svd(A @ B, full_matrices=False))
+    assert "expected at most 2 GiB" in capsys.readouterr().out
+    exercises.check("2.E4", lambda x, dy, U, Vt: ((x.T @ dy) @ Vt.T, U.T @ (x.T @ dy)))
+    assert "expected at most 2 GiB" in capsys.readouterr().out
+    assert limits() == before
     exercises.check("1.E1", lambda s, share: {1, 2})
     assert "expected numbers" in capsys.readouterr().out
 

@@ -11,8 +11,9 @@ import nbformat
 import pytest
 
 from helpers import PROJECT
+from helpers.lab import exercises
 from helpers.lab.problems import PROBLEMS
-from tests import answers, claims, editions, grade
+from tests import answers, claims, editions, grade, solutions
 
 SOLUTIONS = PROJECT / "tests" / "solutions.py"
 PROJECTION = PROBLEMS["3.E2"]
@@ -154,6 +155,9 @@ def test_what_is_right_scores():
     assert graded("import numpy as np\nfrom math import sqrt\n\n\n# by hand\n" + RIGHT) == ""
     assert graded("from scipy import linalg\nfrom helpers import svd\n" + RIGHT) == ""
     assert graded(RIGHT.replace("def", "project = 1\ndef")) == ""
+    assert graded('"""By hand."""\n' + RIGHT) == ""
+    counting = "    n = 0\n    def count():\n        nonlocal n\n        n += 1\n    count()\n"
+    assert graded(RIGHT.replace("    return", counting + "    return")) == ""
 
 
 @pytest.mark.parametrize("name", FORGERIES)
@@ -252,6 +256,8 @@ def test_a_class_is_graded_and_a_bad_copy_costs_the_others_nothing(copy, tmp_pat
     (folder / "eve" / "notebooks" / claims.NAMES[0]).write_text("{")
     (folder / "eve" / "notebooks" / claims.NAMES[1]).write_text('{"cells": [3]}')
     (folder / "a file").write_text("")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / "__MACOSX").mkdir()
     table, feedback = tmp_path / "grades.csv", tmp_path / "feedback"
     options = ["--copies", "--csv", str(table), "--feedback", str(feedback)]
     assert grade.main([str(folder), *options]) == 1
@@ -311,6 +317,9 @@ def test_only_cells_with_the_tag_are_answers(copy, tmp_path):
         (["/no/such/folder"], "FOLDER must be a copy of the project"),
         (["/no/such/folder", "--copies"], "FOLDER must hold copies of the project"),
         (["--copies", "--results", "x"], "--results is of one copy"),
+        (["--csv", str(PROJECT / "tests")], f"{PROJECT / 'tests'} cannot be written."),
+        (["--feedback", __file__], f"{__file__} cannot be written."),
+        (["--results", f"{__file__}/x.json"], f"{__file__} cannot be written."),
         (["--seconds", "0"], "--seconds must be at least 1, not 0."),
         (["--seed", "-1"], "--seed must be at least 0, not -1."),
         ([str(PROJECT / "figures"), "--copies"], "FOLDER must hold copies of the project"),
@@ -329,6 +338,38 @@ def test_tensorflow_is_there_if_it_is_used():
     assert answers.grade(PROBLEMS["3.E4"], [source], seed=2, seconds=60) == ""
     writing = source.replace("left = G", "tf.print(G, output_stream='file://x'); left = G")
     assert "has no attribute 'print'" in answers.grade(PROBLEMS["3.E4"], [writing], 2, 60)
+
+
+def test_tensors_are_handed_to_who_uses_numpy_alone():
+    source = """def right_projection(x, dy, W, U, s, Vt):
+    x, dy, Vt = x.numpy(), dy.numpy(), Vt.numpy()
+    return x.T @ (dy @ Vt.T) @ Vt
+"""
+    assert answers.grade(PROBLEMS["3.E3"], [source], seed=2, seconds=60) == ""
+
+
+def test_an_answer_learnt_from_one_seed_is_wrong_at_the_next():
+    handed = [W for (W,) in exercises.handed("1.E5", seed=3)]
+    known = {float(W[0, 0]): solutions.learned_directions(W) for W in handed}
+    source = f"def learned_directions(W):\n    return {known}.get(float(W[0, 0]), 0)\n"
+    assert answers.grade(PROBLEMS["1.E5"], [source], seed=3, seconds=60) == ""
+    assert "expected" in answers.grade(PROBLEMS["1.E5"], [source], seed=4, seconds=60)
+
+
+def test_cases_are_drawn_anew_unless_a_seed_is_given(copy, capsys):
+    said = set()
+    for _ in range(2):
+        grade.main([str(copy)])
+        said.add(capsys.readouterr().err)
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(("won", "code"), [(2, 0), (1, 1)])
+def test_only_if_all_is_won_it_is_a_success(tmp_path, monkeypatch, won, code):
+    (tmp_path / "ada").mkdir()
+    grades = [grade.Grade(claims.NAMES[0], "1.E2", "", won, 2, "")]
+    monkeypatch.setattr(grade, "grade", lambda folder, chosen: grades)
+    assert grade.main([str(tmp_path)]) == grade.main([str(tmp_path), "--copies"]) == code
 
 
 def test_a_notebook_is_a_file_of_its_copy(copy, tmp_path):

@@ -175,6 +175,57 @@ def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
     assert (out.count("to run"), out.count("finished")) == (1, 1)
 
 
+def test_run_again_what_was_finished_is_kept_until_there_is_new(project):
+    assert run_sweep(project, "02")[0] == 0
+    json_file = project / ".runs" / "02_b-subset-D20-e15-s0.json"
+    json_file.write_text(json_file.read_text().replace("0.5", "0.25"))
+    assert "25.00%" in run_sweep(project, "02")[1]  # finished
+    notebook(project / "notebooks" / "02_b.ipynb", WAIT)
+    process = start(project, "02", "--again")
+    wait_for(project / "waits")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=300)
+    assert "finished" in run_sweep(project, "02", "--dry-run")[1]
+    assert "50.00%" in run_sweep(project, "02", "--again")[1]
+    notebook(project / "notebooks" / "02_b.ipynb", "1 / 0")
+    assert run_sweep(project, "02", "--again")[0] == 1
+    assert "to run" in run_sweep(project, "02", "--dry-run")[1]
+
+
+def test_two_sweeps_at_once_run_each_notebook_once(project):
+    both = [start(project, "--D", "5", "6") for _ in range(2)]
+    assert [process.communicate(timeout=300) and process.returncode for process in both] == [0, 0]
+    assert sorted((project / "ran").read_text().split("\n")[:-1]) == [
+        *("01_a 5", "01_a 6", "02_b 5", "02_b 6")
+    ]
+
+
+def test_a_project_may_lie_in_a_folder_of_any_name(project, tmp_path):
+    odd = tmp_path / "t oy [ü] {x}"
+    odd.mkdir()
+    for name in ("helpers", "notebooks"):
+        shutil.move(project / name, odd)
+    code, _, err = run_sweep(odd, "02")
+    assert code == 0, err
+
+
+def test_what_is_no_result_costs_the_others_nothing(project):
+    (project / ".runs").mkdir()
+    for name, content in {
+        "a": "[1]",
+        "b": "{}",
+        "c": '{"D": 1, "m": {"test_accuracy": 1}}',
+    }.items():
+        (project / ".runs" / f"{name}.json").write_text(content)
+    code, _, err = run_sweep(project, "02")
+    assert code == 0, err
+    shutil.rmtree(project / ".runs")
+    (project / ".runs").write_text("")
+    code, _, err = run_sweep(project, "02")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("Stopped: ")
+
+
 def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
     notebook(project / "notebooks" / "01_a.ipynb", WAIT)
     file = project / "scheduler.json"

@@ -192,13 +192,9 @@ def _dual_bound(tails, prices, rise):
 
 def _signals_in_noise(rng):
     cases = []
-    for shape, learned, strongest in [
-        ((300, 200), 3, 20),
-        ((200, 300), 0, 1),
-        ((300, 300), 1, 2),
-        ((200, 300), 12, 6),
-        ((400, 150), 8, 40),
-    ]:
+    shapes = rng.permutation([(300, 200), (200, 300), (300, 300), (200, 300), (400, 150)])
+    counts = (rng.integers(2, 6), 0, 1, rng.integers(9, 14), rng.integers(6, 10))
+    for shape, learned, strongest in zip(shapes, map(int, counts), (20, 1, 2, 6, 40), strict=True):
         std = rng.uniform(0.01, 1)
         strengths = np.geomspace(1.4, strongest, learned) * svd.noise_edge(shape, std)
         U, V = (_orthonormal(rng, n, learned) for n in shape)

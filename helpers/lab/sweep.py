@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distributed import Client, LocalCluster, as_completed, get_worker
+from filelock import FileLock
 
 from .. import PROJECT, data
 from . import parameters, results
@@ -25,6 +26,7 @@ from .results import RUNS
 
 NOTEBOOKS = PROJECT / "notebooks"
 CORES = os.cpu_count() or 1
+NEW = ".json.new"
 OWN = ("source", "digest")  # what a run knows of itself and its results do not record
 
 
@@ -50,10 +52,10 @@ class Run(NamedTuple):
         name = Path(self.dataset).stem + self.digest
         return RUNS / f"{self.notebook}-{name}-D{self.D}-e{self.epochs}-s{self.seed}{suffix}"
 
-    def results(self):
+    def results(self, suffix=".json"):
         """What the run measured, or None if it is not finished."""
         try:
-            measured = json.loads(self.path(".json").read_text(encoding="utf-8"))
+            measured = json.loads(self.path(suffix).read_text(encoding="utf-8"))
             asked = self.parameters().items()
             return measured if all(measured[k] == v for k, v in asked) else None
         except (OSError, ValueError, KeyError, TypeError):
@@ -71,11 +73,14 @@ def main(arguments=None):
             for run in sorted(runs):
                 print(f"{'to run' if run in todo else 'finished':9} {run}")
             return 0
-        failures = _run_all(todo, chosen.scheduler, threads)
+        failures = _run_all(todo, chosen.scheduler, threads, chosen.again)
         _collect(runs)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"Stopped: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped. What is finished is kept; the same command goes on.", file=sys.stderr)
         return 130
@@ -144,7 +149,7 @@ def _literal(text):
         return text
 
 
-def _run_all(runs, scheduler, threads):
+def _run_all(runs, scheduler, threads, again):
     """Run them, each seed's baseline before what needs it; return {run: why it failed}."""
     failures = {}
     if not runs:
@@ -160,7 +165,7 @@ def _run_all(runs, scheduler, threads):
             needed = (run.source, run.epochs, run.seed)
             if needed not in baselines:
                 baselines[needed] = client.submit(train_baseline, *needed, cores, **first)
-            futures[client.submit(execute, run, threads, baselines[needed], **first)] = run
+            futures[client.submit(execute, run, threads, again, baselines[needed], **first)] = run
         start = time.perf_counter()
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
@@ -222,19 +227,32 @@ def train_baseline(source, epochs, seed, threads):
         raise RuntimeError(f"the baseline: {said[-1]}")
 
 
-def execute(run, threads, baseline):
+def execute(run, threads, again, baseline):
     """Run one notebook, on a worker; return why it failed, "" if it did not."""
-    import papermill  # takes seconds, which --dry-run and a bad argument need not wait for
-
     get_worker().log_event("running", str(run))
     os.environ.update(_environment(threads))
-    run.path(".json").unlink(missing_ok=True)
-    parameters = run.parameters() | {"dataset": run.source, "results": str(run.path(".json"))}
+    with FileLock(run.path(".lock")):
+        if not again and run.results():
+            return ""  # another sweep has finished it meanwhile
+        reason = _execute(run)
+        if reason:
+            run.path(".json").unlink(missing_ok=True)
+        else:
+            run.path(NEW).replace(run.path(".json"))
+        return reason
+
+
+def _execute(run):
+    """Run one notebook, which writes new results beside the old; return why it failed, or ""."""
+    import papermill  # takes seconds, which --dry-run and a bad argument need not wait for
+
+    run.path(NEW).unlink(missing_ok=True)
+    parameters = run.parameters() | {"dataset": run.source, "results": str(run.path(NEW))}
+    source, target = NOTEBOOKS / f"{parameters.pop('notebook')}.ipynb", run.path(".ipynb")
     try:
         with stderr_muted():  # a kernel that is stopped logs tracebacks; what failed is returned
             papermill.execute_notebook(
-                str(NOTEBOOKS / f"{parameters.pop('notebook')}.ipynb"),
-                str(run.path(".ipynb")),
+                *map(_escaped, (source, target)),
                 parameters,
                 kernel_name="python3",
                 cwd=str(NOTEBOOKS),
@@ -244,15 +262,21 @@ def execute(run, threads, baseline):
         return f"cell [{error.exec_count}]: {error.ename}: {error.evalue}"
     except Exception as error:  # one run's failure must not cost the others theirs
         return f"{type(error).__name__}: {error}"
-    return "" if run.results() else "it wrote no results"
+    return "" if run.results(NEW) else "it wrote no results"
+
+
+def _escaped(path):
+    """A path as papermill takes it, which puts parameters in the place of names in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _collect(runs):
     """Write the table of all results in RUNS, and the picture of those like these runs."""
     table = []
-    for path in sorted(RUNS.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            table += results.rows(json.loads(path.read_text(encoding="utf-8")))
+    for path in sorted(RUNS.glob("[!.]*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            found = results.rows(json.loads(path.read_text(encoding="utf-8")))
+            table += [row for row in found if row.keys() >= {*results.RUN}]
     results.write(RUNS / "results.csv", table)
     alike = {(run.dataset, run.epochs) for run in runs}
     drawn = [row for row in table if (row["dataset"], row["epochs"]) in alike]
