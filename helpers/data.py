@@ -22,7 +22,7 @@ class Data:
     Choose by the validation part; report on the test part.
     """
 
-    name: str  # "mnist", "subset" or the file's name, which ends with .npz
+    name: str  # "mnist", "subset" or the file's name
     x_train: np.ndarray
     y_train: np.ndarray
     x_val: np.ndarray
@@ -63,16 +63,12 @@ def load(dataset="auto"):
     """
     if dataset == "auto":
         dataset = os.environ.get("SVD_DATASET") or "auto"
-    if dataset == "auto":
-        return _mnist_or_subset()
-    if dataset == "mnist":
-        return _mnist()
-    if dataset == "subset":
-        return _subset()
+    known = {"auto": _mnist_or_subset, "mnist": _mnist, "subset": _subset}
+    if dataset in known:
+        return known[dataset]()
     if dataset.endswith(".npz") or find(dataset).exists():
-        return _split(
-            *digits.read(find(dataset)), name=Path(dataset).name.removesuffix(".npz") + ".npz"
-        )
+        name = Path(dataset).name
+        return _split(*digits.read(find(dataset)), name=f"{name}.npz" if name in known else name)
     raise DataError(
         f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or a path of an .npz file."
     )

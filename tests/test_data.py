@@ -93,6 +93,10 @@ def test_a_flipped_byte_is_an_error(tmp_path):
     path.write_bytes(content)
     with pytest.raises(data.DataError, match="damaged"):
         data.load(str(path))
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes().replace(b"{'descr'", b"(('descr"))  # to a tokenizer's error
+    with pytest.raises(data.DataError, match="damaged"):
+        data.load(str(path))
 
 
 def test_what_is_no_archive_is_an_error(tmp_path):
@@ -199,6 +203,8 @@ def test_a_path_is_looked_up_here_then_in_the_project(tmp_path, monkeypatch):
 def test_a_file_needs_no_ending(tmp_path):
     path = file_with(tmp_path).rename(tmp_path / "digits")
     assert data.load(str(path)).name == "digits"
+    path = path.rename(tmp_path / "subset")  # the name of other data
+    assert data.load(str(path)).name == "subset.npz"
 
 
 def test_the_cache_of_keras_is_asked_for_a_few_seconds_in_silence(monkeypatch, capsys):
