@@ -71,9 +71,10 @@ class DynamicDense(keras.layers.Dense):
 
     def set_rank(self, rank):
         """Compute with the `rank` leading singular values from now on; more than D are D."""
+        rank = min(svd.check_rank(rank), self.D)
         if rank < self.rank == min(self.kernel.shape):
             self._decompose()
-        self.rank.assign(min(svd.check_rank(rank), self.D))
+        self.rank.assign(rank)
 
     def refresh(self, values=None):
         """Set the factors to the exact SVD of W; return its leading singular values.

@@ -528,8 +528,9 @@ def test_a_rank_set_is_a_whole_number_and_at_most_D():
     layer.build((None, 9))
     layer.set_rank(10)
     assert int(layer.rank) == 3
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        layer.set_rank(0)
+    for rank in (0, "two"):
+        with pytest.raises(ValueError, match=f"at least 1, not {rank!r}"):
+            layer.set_rank(rank)
 
 
 @pytest.mark.parametrize("tracking", layers.TRACKING)

@@ -7,10 +7,10 @@ def surprise(loss):
     """A function (outputs, seed) → the loss, summed, at labels drawn from the outputs."""
     loss = keras.losses.get(loss)
     options = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
-    logits, classes = options.get("from_logits", False), options.get("axis", -1)
+    logits, axis = options.get("from_logits", False), options.get("axis", -1)
 
     def categorical(outputs, seed):
-        outputs = keras.ops.moveaxis(outputs, classes, -1)
+        outputs = keras.ops.moveaxis(outputs, axis, -1)
         log_p = tf.nn.log_softmax(outputs) if logits else tf.math.log(outputs + 1e-7)
         rows = tf.reshape(log_p, (-1, log_p.shape[-1]))
         # Gumbel's maximum: what stateless_categorical draws changes with the number of threads.
