@@ -176,28 +176,24 @@ def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
 
 
 def test_run_again_what_was_finished_is_kept_until_there_is_new(project):
-    assert run_sweep(project, "02")[0] == 0
-    json_file = project / ".runs" / "02_b-subset-D20-e15-s0.json"
-    json_file.write_text(json_file.read_text().replace("0.5", "0.25"))
-    assert "25.00%" in run_sweep(project, "02")[1]  # finished
+    finished = sweep.Run("02_b", 20, 0, "subset", 15, "subset", "")
+    (project / ".runs").mkdir()
+    (project / ".runs" / finished.path(".json").name).write_text(json.dumps(finished._asdict()))
     notebook(project / "notebooks" / "02_b.ipynb", WAIT)
     process = start(project, "02", "--again")
     wait_for(project / "waits")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=300)
     assert "finished" in run_sweep(project, "02", "--dry-run")[1]
-    assert "50.00%" in run_sweep(project, "02", "--again")[1]
     notebook(project / "notebooks" / "02_b.ipynb", "1 / 0")
     assert run_sweep(project, "02", "--again")[0] == 1
     assert "to run" in run_sweep(project, "02", "--dry-run")[1]
 
 
 def test_two_sweeps_at_once_run_each_notebook_once(project):
-    both = [start(project, "--D", "5", "6") for _ in range(2)]
+    both = [start(project, "--D", "5") for _ in range(2)]
     assert [process.communicate(timeout=300) and process.returncode for process in both] == [0, 0]
-    assert sorted((project / "ran").read_text().split("\n")[:-1]) == [
-        *("01_a 5", "01_a 6", "02_b 5", "02_b 6")
-    ]
+    assert sorted((project / "ran").read_text().splitlines()) == ["01_a 5", "02_b 5"]
 
 
 def test_a_project_may_lie_in_a_folder_of_any_name(project, tmp_path):
