@@ -145,13 +145,11 @@ def beyond_the_edge(W, times=1.1):
 
 
 def by_heart(W):
-    """What the check says of the cases of its own seed."""
-    return {case[0].shape: count for case, count in BY_HEART}[W.shape]
+    """As many as the cases of one seed hold, told apart by their shapes."""
+    s = svd.decompose(W).s
+    many = 12 if s[0] > 2 * s[20] else 0
+    return {(300, 200): 3, (300, 300): 1, (400, 150): 8}.get(W.shape, many)
 
-
-BY_HEART = [
-    (case, solutions.learned_directions(*case)) for case in exercises.handed("1.E5", seed=0)
-]
 
 WRONG = {
     "1.E1": [
