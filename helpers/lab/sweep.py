@@ -26,7 +26,7 @@ from .results import RUNS
 
 NOTEBOOKS = PROJECT / "notebooks"
 CORES = os.cpu_count() or 1
-NEW = ".json.new"
+NEW = ".json.new"  # ending of results that have not taken the place of older ones yet
 OWN = ("source", "digest")  # what a run knows of itself and its results do not record
 
 
@@ -252,7 +252,8 @@ def _execute(run):
     try:
         with stderr_muted():  # a kernel that is stopped logs tracebacks; what failed is returned
             papermill.execute_notebook(
-                *map(_escaped, (source, target)),
+                _escaped(source),
+                _escaped(target),
                 parameters,
                 kernel_name="python3",
                 cwd=str(NOTEBOOKS),

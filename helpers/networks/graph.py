@@ -175,7 +175,7 @@ def output_layers(model, which=slice(None)):
 def _calls(model):
     """What gives a model's outputs, and {(layer name, which call): what feeds it}.
 
-    That is a list of (layer name, which call, which of its outputs).
+    Either is given as a list of (layer name, which call, which of its outputs).
     """
     if isinstance(model, keras.Sequential):
         calls = [(layer.name, 0, 0) for layer in model.layers]
@@ -199,7 +199,7 @@ def _entries(outputs):
 
 
 def _histories(nodes):
-    """The calls whose outputs stand in a config's inbound nodes."""
+    """(layer name, which call, which of its outputs) of what stands in inbound nodes."""
     if isinstance(nodes, dict):
         if "keras_history" in nodes:
             yield tuple(nodes["keras_history"])
