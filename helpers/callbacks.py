@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from . import moments, svd
-from .lab.backend import keras
+from .backend import keras
 from .layers import DynamicDense
 from .networks import graph
 from .ranks import shared_ranks

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from . import svd
-from .lab.backend import keras, tf
+from .backend import keras, tf
 
 NOT_FINITE = "the kernel of {} is no longer finite: train it at a lower learning rate."
 TRACKING = ("subspace", "svd", "none")

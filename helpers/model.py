@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from .lab.backend import keras, tf
+from .backend import keras, tf
 from .optimizers import TangentSGD
 from .progress import Line
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .lab.backend import keras, tf
+from .backend import keras, tf
 
 
 @keras.saving.register_keras_serializable(package="helpers")

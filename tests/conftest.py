@@ -35,7 +35,7 @@ def few(digits):
 @pytest.fixture
 def small():
     """A network for digits whose hidden layers are tall and wide."""
-    from helpers.lab.backend import keras  # TensorFlow only where it is needed
+    from helpers.backend import keras  # TensorFlow only where it is needed
 
     keras.utils.set_random_seed(0)
     hidden = [keras.layers.Dense(n, activation="relu", name=f"h{n}") for n in (60, 90)]

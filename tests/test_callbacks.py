@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from helpers import callbacks, compress, layers, model, optimizers, svd
-from helpers.lab.backend import keras, tf
+from helpers.backend import keras, tf
 
 LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 SHAPES = {"h60": (784, 60), "h90": (60, 90)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers import compress, layers, model, ranks, svd
-from helpers.lab.backend import keras, tf
+from helpers.backend import keras, tf
 from tests import claims
 
 CELLS = {cell.metadata.grade.id: cell for name in claims.NAMES for cell in claims.checks_of(name)}

@@ -44,7 +44,7 @@ def insert(folder, name, source, position=2):
 def ran(folder):
     """{notebook's number: its grade} of `python -m tests.grade --run`."""
     results = folder / "results.json"
-    command = [sys.executable, "-m", "tests.grade", folder, "--run", "--timeout", "20"]
+    command = [sys.executable, "-m", "tests.grading.grade", folder, "--run", "--timeout", "20"]
     done = subprocess.run(
         [*command, "--results", results],
         cwd=PROJECT,

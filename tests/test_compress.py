@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from helpers import compress, svd
 from helpers.lab import cost
-from helpers.lab.backend import keras, tf
+from helpers.backend import keras, tf
 
 Dense = keras.layers.Dense
 

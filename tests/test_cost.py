@@ -6,7 +6,7 @@ import pytest
 
 from helpers import compress, layers, model, svd
 from helpers.lab import cost
-from helpers.lab.backend import keras, tf
+from helpers.backend import keras, tf
 
 
 def test_counts_of_the_baseline_are_those_by_hand():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from helpers import PROJECT, data
-from helpers.lab.backend import keras
+from helpers.backend import keras
 
 
 def arrays(n_train=240, n_test=20):

@@ -8,9 +8,9 @@ import pytest
 
 from helpers import compress, svd
 from helpers.lab import cost
-from helpers.lab.backend import keras
-from helpers.networks import goal, watch
-from helpers.networks.goal import find_ranks
+from helpers.backend import keras
+from helpers.compress import goal, watch
+from helpers.compress.goal import find_ranks
 from helpers.ranks import shared_ranks
 
 from .zoo import MODELS, columns, inputs, lenet, matches, resnet, text

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 
 from helpers import PROJECT
-from helpers.lab import exercises
-from helpers.lab.problems import PROBLEMS
+from tests.grading import exercises
+from tests.grading.problems import PROBLEMS
 from tests import answers, claims, editions, grade, solutions
 
 SOLUTIONS = PROJECT / "tests" / "solutions.py"
@@ -215,7 +215,7 @@ def test_a_copy_is_graded(copy, tmp_path):
     results, xml = tmp_path / "results.json", tmp_path / "junit.xml"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "tests.grade", copy),
+            *(sys.executable, "-m", "tests.grading.grade", copy),
             *("--results", results, "--junit", xml, "--seed", "5"),
         ],
         cwd=PROJECT,

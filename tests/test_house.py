@@ -50,7 +50,7 @@ LESSON = [
 def test_the_lesson_needs_little_of_the_workshop(module):
     """TensorFlow without its noise, and where digits come from."""
     behind = {name for name in imports(module) if name.startswith("helpers.lab")}
-    assert behind <= {"helpers.lab.backend", "helpers.lab.digits"}
+    assert behind <= {"helpers.backend", "helpers.lab.digits"}
 
 
 def code_lines(path):

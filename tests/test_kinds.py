@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from helpers import compress, moments, svd
 from helpers.lab import cost
-from helpers.lab.backend import keras, tf
-from helpers.networks import graph, kinds, watch
+from helpers.backend import keras, tf
+from helpers.compress import graph, kinds, watch
 
 from .zoo import LOSS, MODELS, NAMES, inputs, matches, resnet, text
 

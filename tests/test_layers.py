@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import callbacks, compress, layers, model
-from helpers.lab.backend import keras, tf
+from helpers.backend import keras, tf
 
 Dense, DynamicDense = keras.layers.Dense, layers.DynamicDense
 DERIVATIVES = list(layers.DERIVATIVES)

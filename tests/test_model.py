@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from helpers import compress, model
-from helpers.lab.backend import keras, tf
+from helpers.backend import keras, tf
 
 
 def test_black_on_white_trains_too(few):

@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import minimize
 
 from helpers import compress, moments, svd
-from helpers.lab.backend import keras, tf
-from helpers.networks import drawn, feed, watch
+from helpers.backend import keras, tf
+from helpers.compress import drawn, feed, watch
 
 Dense = keras.layers.Dense
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from helpers import compress, layers, optimizers, svd
-from helpers.lab.backend import keras, tf
+from helpers.backend import keras, tf
 
 
 def layer_of(W, D, derivative="tangent"):

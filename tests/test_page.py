@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers import PROJECT, compress, model, svd
 from helpers.lab import page
-from helpers.lab.backend import keras
+from helpers.backend import keras
 from helpers.ranks import shared_ranks
 
 RANKS = [3, 1, 8]

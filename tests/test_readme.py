@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import PROJECT
-from helpers.lab.backend import keras
+from helpers.backend import keras
 
 L = keras.layers
 

@@ -5,8 +5,8 @@ import pytest
 
 from helpers import compress, svd
 from helpers.lab import cost
-from helpers.lab.backend import keras
-from helpers.networks import graph, kinds, watch
+from helpers.backend import keras
+from helpers.compress import graph, kinds, watch
 
 from .zoo import MODELS, NAMES, columns, inputs, lenet, resnet, text
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import PROJECT
-from helpers.lab import exercises
-from helpers.lab.problems import PROBLEMS
+from tests.grading import exercises
+from tests.grading.problems import PROBLEMS
 from tests import editions, grade
-from tests.claims import NAMES
+from tests.grading.claims import NAMES
 
 pytestmark = pytest.mark.skipif(not editions.SOLUTIONS.exists(), reason="the student's edition")
 

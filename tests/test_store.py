@@ -9,7 +9,7 @@ import pytest
 
 from helpers import model
 from helpers.lab import store
-from helpers.lab.backend import keras
+from helpers.backend import keras
 
 
 @pytest.fixture(autouse=True)

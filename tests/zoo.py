@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from helpers.lab.backend import keras
+from helpers.backend import keras
 
 L = keras.layers
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..networks import watch
-from .backend import keras, tf
-from .files import stderr_muted
+from ..backend import keras, tf
+from ..compress import watch
+from ..quiet import stderr_muted
 
 
 def multiply_adds(model):

@@ -1,9 +1,8 @@
-"""How a file is written whole, and what keeps libraries quiet."""
+"""How is a file written whole?"""
 
 import contextlib
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -39,17 +38,3 @@ def write_json(path, content):
     """Write `content` to `path` as indented JSON, whole."""
     with write_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def stderr_muted():
-    """Mute file descriptor 2, for libraries and processes that are not muted by their settings."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)

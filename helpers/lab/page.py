@@ -22,7 +22,7 @@ from .. import PROJECT, compress, data, model, svd
 from ..progress import Line
 from ..ranks import shared_ranks
 from . import figures, parameters, store
-from .backend import keras
+from ..backend import keras
 from .files import write_whole
 
 NAME = "truncation.html"

@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .. import PROJECT, model
-from .backend import keras, tf
+from ..backend import keras, tf
 from .files import write_json, write_whole
 
 CACHE = PROJECT / ".cache"

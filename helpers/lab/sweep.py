@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from .. import PROJECT, data
 from . import parameters, results
-from .files import stderr_muted
+from ..quiet import stderr_muted
 from .results import RUNS
 
 NOTEBOOKS = PROJECT / "notebooks"

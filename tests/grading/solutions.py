@@ -3,7 +3,7 @@
 import numpy as np
 
 from helpers import svd
-from helpers.lab.backend import tf
+from helpers.backend import tf
 
 
 # %% 1.E1

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import svd
+from helpers import svd
 
 TOO_LARGE = 17_000  # a square matrix of this size exceeds the memory that an answer may use
 

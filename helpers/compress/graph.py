@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from ..lab.backend import keras
+from ..backend import keras
 from . import kinds
 
 

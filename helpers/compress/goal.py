@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import callbacks, compress, moments, svd
-from ..lab.backend import keras
+from ..backend import keras
 from ..progress import Line
 from ..ranks import DISCOUNT
 from . import watch

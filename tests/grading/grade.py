@@ -1,4 +1,4 @@
-"""Grades copies of the project: `python -m tests.grade FOLDER [--results FILE] [--junit FILE]`.
+"""Grades copies of the project: `python -m tests.grading.grade FOLDER [--results FILE] [--junit FILE]`.
 
 From the copy only the answers to the exercises are taken (tests/answers.py); all else is this
 project's own. With --run its notebooks are run, too, as they are, helpers included (claims.py):
@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from helpers import PROJECT
 from helpers.lab.files import write_json, write_whole
-from helpers.lab.problems import PROBLEMS
+from tests.grading.problems import PROBLEMS
 
 from . import answers, claims
 from .claims import NAMES
@@ -66,7 +66,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m tests.grade", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.grading.grade", description=__doc__)
     whole = {"nargs": "?", "type": Path, "default": PROJECT}
     file = {"type": Path, "metavar": "FILE"}
     parser.add_argument("folder", **whole, help="copy to grade; this one by default")

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from .. import svd
-from ..lab.backend import keras
+from ..backend import keras
 from ..layers import DynamicDense
 
 

@@ -46,7 +46,7 @@ def handed(id, seed=0):
     problem = PROBLEMS[id]
     made = [case[: len(case) - problem.hidden] for case in _cases(problem, seed)]
     if problem.tensors:
-        from .backend import tf  # seconds, which the other exercises need not wait for
+        from helpers.backend import tf  # seconds, which the other exercises need not wait for
 
         made = [tuple(tf.constant(part) for part in case) for case in made]
     return made
@@ -67,7 +67,7 @@ def judge(problem, found, seed):
     """Why the values that were found for the cases are not right; "" if they are.
 
     Args:
-        problem: helpers.lab.problems.Problem.
+        problem: tests.grading.problems.Problem.
         found: list of one value a case, of the kinds that `from_plain` gives.
         seed: that the cases were made from.
     """

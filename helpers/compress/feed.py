@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..lab.backend import keras, tf
+from ..backend import keras, tf
 from ..progress import Line
 from . import graph, kinds
 

@@ -41,8 +41,8 @@ def main():
 
 def _answer(asked, out):
     """{"found": …} or {"failure": …} of one answer, within its limits."""
-    from helpers.lab import exercises
-    from helpers.lab.problems import PROBLEMS, Wrong
+    from tests.grading import exercises
+    from tests.grading.problems import PROBLEMS, Wrong
 
     problem = PROBLEMS[asked["id"]]
     names = _names(asked["source"], problem.tensors)
@@ -77,7 +77,7 @@ def _names(source, tensors):
 
     names = {"np": np, "svd": svd}
     if tensors or re.search(r"\btf\b", source):
-        from helpers.lab.backend import tf
+        from helpers.backend import tf
 
         # Arithmetic alone: TensorFlow reads and writes files without asking Python.
         public = {name: value for name, value in vars(tf).items() if not name.startswith("_")}

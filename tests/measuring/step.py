@@ -1,6 +1,6 @@
 """How long does a training step take, and how near is it to its limits?
 
-`python -m helpers.lab.benchmark [--width 1024 5120] [--D 20 100] [--rounds 9]` prints a table for
+`python -m tests.measuring.step [--width 1024 5120] [--D 20 100] [--rounds 9]` prints a table for
 each width and D: median and quartiles of the time, which is compared with the dense step by AdamW,
 and with the limits that multiply-adds and memory set. All steps are timed in turns within one run:
 their ratios mean more than their times.
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import compress, layers, svd
-from . import cost
-from .backend import keras, tf
+from helpers import compress, layers, svd
+from helpers.backend import keras, tf
+from helpers.lab import cost
 
 BATCH = 256
 OPTIMIZERS = {"AdamW": keras.optimizers.AdamW, "SGD": keras.optimizers.SGD}
@@ -119,7 +119,7 @@ def print_table(measured, adds_a_second, bytes_a_second):
 
 def main(arguments=None):
     """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.lab.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.measuring.step", description=__doc__)
     parser.add_argument("--width", nargs="+", type=int, default=[1024, 5120])
     parser.add_argument("--D", nargs="+", type=int, default=[20, 100])
     parser.add_argument("--rounds", type=int, default=9)

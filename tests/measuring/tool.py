@@ -1,4 +1,4 @@
-"""What a goal reaches on whole MNIST, over seeds: `python -m tests.measure_tool`.
+"""What a goal reaches on whole MNIST, over seeds: `python -m tests.measuring.tool`.
 
 Run by hand, on whole MNIST ($SVD_DATASET). First a LeNet-5, compressed to two sizes and
 fine-tuned for no more epochs than its own training: test accuracies in percent, mean ± standard
@@ -15,9 +15,9 @@ import numpy as np
 
 from helpers import data, model
 from helpers.lab import store
-from helpers.lab.backend import keras
-from helpers.networks import graph, kinds
-from helpers.networks.goal import find_ranks
+from helpers.backend import keras
+from helpers.compress import graph, kinds
+from helpers.compress.goal import find_ranks
 
 SIZES = (30_300, 13_100)  # parameters, those of DLRT's LeNet-5
 # Sizes in units of the goal, and shares of the epochs: cut at once, a network trains less well.

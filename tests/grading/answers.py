@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from helpers.lab.exercises import NOT_TRIED, from_plain, judge
-from helpers.lab.problems import Wrong
+from tests.grading.exercises import NOT_TRIED, from_plain, judge
+from tests.grading.problems import Wrong
 
 SCRIPT = Path(__file__).with_name("answering.py")
 IMPORTS = {"numpy", "numpy.linalg", "scipy.linalg", "math", "itertools", "functools", "helpers.svd"}
@@ -46,7 +46,7 @@ def grade(problem, sources, seed, seconds):
     """Why the answer to an exercise is not right; "" if it is.
 
     Args:
-        problem: helpers.lab.problems.Problem.
+        problem: tests.grading.problems.Problem.
         sources: of the answer cells that have its id; there should be one.
         seed: of the cases that it is handed.
         seconds: of processor time that it may take; by the clock, three times that.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..lab.backend import keras
+from ..backend import keras
 from . import graph, kinds
 
 

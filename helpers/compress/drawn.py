@@ -1,6 +1,6 @@
 """How large is a loss at labels drawn from the network's own answers?"""
 
-from ..lab.backend import keras, tf
+from ..backend import keras, tf
 
 
 def surprise(loss):

@@ -1,6 +1,6 @@
 """The networks of the three notebooks, without their demonstrations, over D and seeds.
 
-Run by hand, on whole MNIST ($SVD_DATASET): `python -m tests.measure --D 5 10 --seed 0 1 2`. A line
+Run by hand, on whole MNIST ($SVD_DATASET): `python -m tests.measuring.networks --D 5 10 --seed 0 1 2`. A line
 a network, with what is chosen by (validation) and what is reported (test); the test accuracies go
 to .runs/, for `python -m helpers.lab.results`. At each D it takes minutes.
 """
@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from helpers import callbacks, compress, data, model, ranks, svd
 from helpers.lab import results, store
-from helpers.lab.backend import keras
+from helpers.backend import keras
 
 ENTROPY = keras.losses.CategoricalCrossentropy(from_logits=True)
 BY_LABEL = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -199,7 +199,7 @@ def measure(case, name):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m tests.measure", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.measuring.networks", description=__doc__)
     parser.add_argument("methods", nargs="*", default=list(METHODS), help=", ".join(METHODS))
     parser.add_argument("--D", nargs="+", type=int, default=[5, 10, 20, 50])
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])

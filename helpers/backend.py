@@ -6,7 +6,7 @@ imported by name.
 
 import os
 
-from .files import stderr_muted
+from .quiet import stderr_muted
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else is set: tf.custom_gradient needs it

@@ -1,4 +1,4 @@
-"""Writes the student's edition and the solved one: `python -m tests.editions FOLDER`.
+"""Writes the student's edition and the solved one: `python -m tests.grading.editions FOLDER`.
 
 FOLDER/student is this project without the solutions and the tests that know them, its answer cells
 blank; in FOLDER/solved they hold the solutions.
@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from helpers import PROJECT
-from helpers.lab import exercises
-from helpers.lab.problems import PROBLEMS
+from tests.grading import exercises
+from tests.grading.problems import PROBLEMS
 
 SOLUTIONS = Path(__file__).with_name("solutions.py")
 KNOWING = "test_exercises.py", "test_grade.py"  # right answers, and wrong ones near them
@@ -24,7 +24,7 @@ KNOWING = "test_exercises.py", "test_grade.py"  # right answers, and wrong ones 
 
 def main(arguments=None):
     """Write both editions; return 0, or 2 if they cannot be written."""
-    parser = argparse.ArgumentParser(prog="python -m tests.editions", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.grading.editions", description=__doc__)
     parser.add_argument("folder", type=Path, help="where to write student/ and solved/")
     folder = parser.parse_args(arguments).folder
     wrong = ""

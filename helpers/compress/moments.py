@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .lab.backend import tf
-from .networks import drawn, feed, kinds, watch
+from ..backend import tf
+from . import drawn, feed, kinds, watch
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
 NOT_FINITE = "the loss is not finite: logits need from_logits=True, and inputs must be finite."
