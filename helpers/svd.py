@@ -8,9 +8,10 @@ import numbers
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.sparse.linalg import svds
 
-FLOORS = {"C": 1e-4, "Γ": 1e-2}  # of the mean eigenvalue; smaller ones are lifted to that
+RIDGE = {"C": 1e-4, "Gamma": 1e-2}  # of the mean eigenvalue, added to each of them
 
 
 class SVD(NamedTuple):
@@ -19,13 +20,6 @@ class SVD(NamedTuple):
     U: np.ndarray  # (n_in, r)
     s: np.ndarray  # (r,)
     Vt: np.ndarray  # (r, n_out)
-
-
-class Root(NamedTuple):
-    """The square root E diag(values) Eᵀ of a symmetric matrix; E is None where that is diagonal."""
-
-    values: np.ndarray  # (n,)
-    E: np.ndarray  # (n, n)
 
 
 def check_rank(D):
@@ -42,10 +36,10 @@ def check_rank(D):
     return int(D)
 
 
-def is_large(shape, D):
-    """Does all of an SVD take less time than its D leading terms? From a quarter of the rank on.
+def full_svd_is_faster(shape, D):
+    """Does a full SVD take less time than its D leading terms? From a quarter of the rank on.
 
-    >>> is_large((784, 1024), D=20), is_large((784, 1024), D=200)
+    >>> full_svd_is_faster((784, 1024), D=20), full_svd_is_faster((784, 1024), D=200)
     (False, True)
     """
     return 4 * D > min(shape)
@@ -54,66 +48,43 @@ def is_large(shape, D):
 def decompose(W, C=None, Gamma=None, D=None):
     """The singular value decomposition of W, weighted on both sides.
 
-        C^½ W Γ^½ = Q diag(s) Pᵀ,    U = C^-½ Q,    Vt = Pᵀ Γ^-½,    W = U diag(s) Vt
+        C = L Lᵀ,    Γ = R Rᵀ,    Lᵀ W R = Q diag(s) Pᵀ,    U = L⁻ᵀ Q,    Vt = Pᵀ R⁻¹
 
-    Its D leading terms minimise tr(Γ ΔWᵀ C ΔW), ΔW = W − W_D, over all matrices W_D of rank D;
-    what is left is the sum of the dropped s². With C = E[xᵀx] over a layer's inputs (rows x) and
-    Γ = E[gᵀg] over the gradients g of the loss in its outputs, that is twice the rise of the loss,
-    to second order. Γ = I is whitening: the outputs x W change least. C = Γ = I is the plain SVD:
-    W itself changes least. Weighted, U and Vt are not orthonormal.
+    W = U diag(s) Vt, and its D leading terms minimise tr(Γ ΔWᵀ C ΔW), ΔW = W − W_D, over all
+    matrices W_D of rank D; what is left is the sum of the dropped s². With C = E[xᵀx] over a
+    layer's inputs (rows x) and Γ = E[gᵀg] over the gradients g of the loss in its outputs, that is
+    twice the rise of the loss, to second order. Γ = I is whitening: the outputs x W change least.
+    C = Γ = I is the plain SVD: W itself changes least. Weighted, U and Vt are not orthonormal.
 
-    Eigenvalues of C below 1e-4 of their mean, and of Γ below 1e-2, are lifted to that:
-    directions which the inputs never took, or the loss never felt, still count a little.
+    To each eigenvalue of C 1e-4 of their mean is added, and 1e-2 to those of Γ: directions that
+    the inputs never took, or the loss never felt, still count a little.
 
     Args:
         W: matrix (n_in, n_out), finite.
         C: symmetric positive semidefinite (n_in, n_in), or its diagonal (n_in,) if all else is 0;
             the identity by default.
-        Gamma: Γ, symmetric positive semidefinite (n_out, n_out), or its `root`, to reuse; the
-            identity by default.
+        Gamma: Γ, symmetric positive semidefinite (n_out, n_out); the identity by default.
         D: compute the D leading terms alone, which takes less time; all by default.
 
     Returns:
         SVD with U (n_in, r), s (r,), Vt (r, n_out), r = min(n_in, n_out) or D.
 
     Raises:
-        ValueError: W, C or Γ is no finite matrix, or C or Γ is not of W's size.
+        ValueError: W, C or Γ is not a finite matrix, or C or Γ does not fit W or has a negative
+            eigenvalue.
 
     Source: Golub and Van Loan, Matrix Computations, section 2.4; for Γ = I, Chen et al., DRONE,
     NeurIPS 2021; for the measure, Martens and Grosse, K-FAC, ICML 2015.
 
     >>> decompose([[3.0, 0.0], [0.0, -4.0]]).s
     array([4., 3.])
-    >>> decompose([[3.0, 0.0], [0.0, -4.0]], C=[[4.0, 0.0], [0.0, 1.0]]).s
+    >>> decompose([[3.0, 0.0], [0.0, -4.0]], C=[[4.0, 0.0], [0.0, 1.0]]).s.round(2)
     array([6., 4.])
     """
     W = _finite_matrix(W)
     if C is None and Gamma is None and D is None:
         return SVD(*np.linalg.svd(W, full_matrices=False))
-    return _weighted(W, root("C", C, W.shape[0]), root("Γ", Gamma, W.shape[1]), D)
-
-
-def _weighted(W, C_root, Gamma_root, D):
-    """The SVD of C^½ W Γ^½ as one of W."""
-    (rows, E), (columns, F) = C_root, Gamma_root
-    WF = _times(W, F) * columns  # W Γ^½, but for a rotation, as C^½ is in the next line
-    weighted = rows[:, None] * _times(WF.T, E).T
-    n_in, n = W.shape
-    if D is None or is_large(W.shape, check_rank(D)) or n > 2 * n_in:
-        _, s, Pt = np.linalg.svd(weighted, full_matrices=False)
-        s, Pt = s[:D], Pt[:D]
-    else:
-        squares, P = eigh(weighted.T @ weighted, subset_by_index=[n - D, n - 1])
-        s, Pt = np.sqrt(np.maximum(squares[::-1], 0)), P[:, ::-1].T
-    # U diag(s) = W Γ^½ P: no inverse of C is needed. Where s vanishes, so does that.
-    Us = WF @ Pt.T
-    U = np.divide(Us, s, out=np.zeros_like(Us), where=s > 0)
-    return SVD(U, s, _times(Pt / columns, None if F is None else F.T))
-
-
-def _times(A, E):
-    """A E, where None stands for the identity."""
-    return A if E is None else A @ E
+    return _weighted(W, _root("C", C, W.shape[0]), _root("Gamma", Gamma, W.shape[1]), D)
 
 
 def regress(C, X, W, Gamma=None, D=None):
@@ -125,7 +96,7 @@ def regress(C, X, W, Gamma=None, D=None):
     the least error, measured by Γ. Directions in which x does not vary keep W: there ΔW is 0.
 
     Args:
-        C: covariance (n_in, n_in) of the inputs; lifted as in `decompose`.
+        C: covariance (n_in, n_in) of the inputs; its eigenvalues are raised as in `decompose`.
         X: covariance (n_in, n_out) of inputs and outputs.
         W: matrix (n_in, n_out), the kernel so far.
         Gamma, D: as for `decompose`.
@@ -134,43 +105,51 @@ def regress(C, X, W, Gamma=None, D=None):
         SVD of W + ΔW, as from `decompose`.
 
     Raises:
-        ValueError: C, X, W or Γ is no finite matrix, or their sizes do not fit.
+        ValueError: C, X, W or Γ is not a finite matrix, or their sizes do not fit.
 
     Source: Izenman, Reduced-rank regression for the multivariate linear model, 1975.
     """
     X, W = _finite_matrix(X), _finite_matrix(W)
     if X.shape != W.shape:
         raise ValueError(f"X must be {W.shape}, as W is, not {X.shape}.")
-    rows, E = C_root = root("C", C, W.shape[0])
-    W = W + E @ ((E.T @ (X - np.asarray(C) @ W)) / rows[:, None] ** 2)
-    return _weighted(W, C_root, root("Γ", Gamma, W.shape[1]), D)
+    L = _root("C", C, W.shape[0])
+    W = W + cho_solve((L, True), X - np.asarray(C) @ W)
+    return _weighted(W, L, _root("Gamma", Gamma, W.shape[1]), D)
 
 
-def root(name, M, n):
-    """The square root by which `decompose` weighs a side of W, small eigenvalues lifted.
+def _weighted(W, L, R, D):
+    """The SVD of Lᵀ W R as one of W; a root is None for the identity, a vector if diagonal."""
+    WR = W if R is None else W * R if R.ndim == 1 else W @ R
+    M = WR if L is None else L[:, None] * WR if L.ndim == 1 else L.T @ WR
+    if D is None or full_svd_is_faster(W.shape, check_rank(D)):
+        _, s, Pt = np.linalg.svd(M, full_matrices=False)
+        s, Pt = s[:D], Pt[:D]
+    else:  # begins at a fixed vector, so that the same W gives the same SVD
+        start = np.random.default_rng(0).normal(size=min(M.shape))
+        _, s, Pt = svds(M, k=D, v0=start)
+        s, Pt = s[::-1], Pt[::-1]
+    Us = WR @ Pt.T  # U diag(s): no inverse of L is needed. Where s vanishes, so does that.
+    U = np.divide(Us, s, out=np.zeros_like(Us), where=s > 0)
+    if R is not None:
+        Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
+    return SVD(U, s, Pt)
 
-    Args:
-        name: of the side, "C" or "Γ", which are lifted to different floors.
-        M: C or Γ, as for `decompose`; a `Root` is returned as it is.
-        n: length of the side of W.
 
-    Returns:
-        Root.
-
-    Raises:
-        ValueError: M is no finite matrix, or not (n, n).
-    """
+def _root(side, M, n):
+    """The root L of a side's weight M = L Lᵀ, raised by its RIDGE; None is the identity."""
     if M is None:
-        return Root(np.ones(n), None)
-    if isinstance(M, Root):
-        return M
-    diagonal = np.ndim(M) == 1
-    M = _finite_matrix(np.atleast_2d(M))
-    if M.shape != ((1, n) if diagonal else (n, n)):
-        raise ValueError(f"{name} must be {(n, n)} for this W, not {M.shape}.")
-    eigenvalues, E = (M[0], None) if diagonal else np.linalg.eigh(M)
-    floor = max(FLOORS[name] * eigenvalues.mean(), 1e-30)  # whose root float32 can divide by
-    return Root(np.sqrt(np.maximum(eigenvalues, floor)), E)
+        return None
+    M = np.asarray(M, dtype=float)
+    if M.shape not in ((n,), (n, n)):
+        raise ValueError(f"{side} must be {(n, n)} for this W, not {M.shape}.")
+    diagonal = M if M.ndim == 1 else np.diagonal(M)
+    if not np.isfinite(M).all():
+        raise ValueError(f"expected a finite matrix {side}, not an array of shape {M.shape}.")
+    ridge = max(RIDGE[side] * diagonal.mean(), 1e-30)  # whose root float32 can divide by
+    try:
+        return np.sqrt(M + ridge) if M.ndim == 1 else cholesky(M + ridge * np.eye(n), lower=True)
+    except np.linalg.LinAlgError:
+        raise ValueError(f"{side} has a negative eigenvalue.") from None
 
 
 def truncate(svd, D):

@@ -5,7 +5,9 @@ from hypothesis import settings
 
 from helpers import data
 
-settings.register_profile("busy", deadline=None)  # on a busy machine any time limit fails
+settings.register_profile(
+    "busy", deadline=None, max_examples=40
+)  # on a busy machine any time limit fails
 settings.load_profile("busy")
 
 

@@ -1,4 +1,4 @@
-"""Which ranks reach a goal: a size, a share of energy, multiply-adds, or a score?"""
+"""Which ranks reach a goal: a size, multiply-adds, a share of energy, or a score?"""
 
 import math
 import numbers
@@ -6,16 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import callbacks, compress, moments, svd
+from .. import svd
 from ..backend import keras
 from ..progress import Line
 from ..ranks import DISCOUNT
-from . import watch
+from . import graph, watch
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
 FRACTIONS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]  # of the parameters, tried for a score
 CLOSE = 1.02  # a network this near in size to one that missed the score is small enough
-GOALS = ("parameters", "fraction", "energy", "multiply_adds", "score")
 
 
 class Point(NamedTuple):
@@ -26,7 +25,7 @@ class Point(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What `find_ranks` returns."""
+    """A network that was cut to a goal."""
 
     ranks: dict  # {layer name: D} of the layers to cut; all others stay as they are
     network: keras.Model  # the factorized network of these ranks
@@ -41,75 +40,34 @@ class Found(NamedTuple):
         return f"{failed}{size}{score}, ranks {self.ranks}"
 
 
-def find_ranks(
-    model,
-    *,
-    parameters=None,
-    fraction=None,
-    energy=None,
-    multiply_adds=None,
-    score=None,
-    evaluate=None,
-    layers=None,
-    inputs=None,
-    loss=None,
-    samples=moments.SAMPLES,
-    multiple=1,
-):
-    """The ranks, and the factorized network, that reach one goal.
-
-    Budgets are spent where the loss feels it most, per parameter, as `helpers.ranks.shared_ranks`
-    does. A layer whose rank would pass its break-even stays as it is. For a score, networks of a
-    few sizes are measured, from small to large, until one reaches it; then a bisection looks
-    for the smallest. What is returned was measured itself.
-
-    Args:
-        model: a built Keras model, Sequential or functional; not changed.
-        parameters: at most so many numbers in the whole model.
-        fraction: at most this share of the model's parameters.
-        energy: each layer keeps at least this share of the energy of its SVD.
-        multiply_adds: at most so many for one input.
-        score: `evaluate` shall give at least this much.
-        evaluate: a function from a network to a number, the higher the better, on data that
-            are not the test set: the test set would choose the network it is to judge.
-        layers, inputs, loss, samples: as for `helpers.compress.decompose`. With inputs, networks
-            are cut layer after layer; without, by the plain SVD.
-        multiple: ranks are multiples of it, which some hardware likes (8).
-
-    Returns:
-        Found. If no ranks reach the goal, those nearest to it, and `met` says so.
-
-    Raises:
-        ValueError: not one goal, or one that no network of the model could have; or the model
-            itself misses the score; or `evaluate` returns no finite number.
-    """
-    goals = dict(zip(GOALS, (parameters, fraction, energy, multiply_adds, score), strict=True))
-    adds = None if multiply_adds is None else watch.multiply_adds(model)
+def reach(seen, goals, evaluate, multiple):
+    """Found, for the one goal that is not None; see `helpers.compress.observed.Observed.cut`."""
+    model = seen.model
+    adds = None if goals["multiply_adds"] is None else watch.multiply_adds(model)
     name, goal = _checked(goals, evaluate, model, adds)
-    if dynamic := [*callbacks.dynamic_layers(model)]:
+    if dynamic := [*graph.dynamic_layers(model)]:
         raise ValueError(f"the layers {dynamic} are dynamic: factorize the model first.")
     if not isinstance(multiple, numbers.Integral) or isinstance(multiple, bool) or multiple < 1:
         raise ValueError(f"multiple must be a whole number, at least 1, not {multiple!r}.")
-    svds, cut = compress.cutter(model, layers, inputs, loss, samples)
-    path = _Path(model, svds, multiple, adds)
+    path = _Path(model, seen.svds, multiple, adds)
     measure = _measure(evaluate)
     if name == "score":
-        return _reach(model, goal, measure, path, cut)
+        return _reach_score(seen, goal, measure, path)
     if name == "energy":
-        ranks, met = path.of_energy(svds, goal), True
+        ranks, met = path.of_energy(seen.svds, goal), True
     else:
         budget = goal * model.count_params() if name == "fraction" else goal
-        step = int(np.searchsorted(path.costs, budget, side="right")) - 1
+        step = path.last_within(budget)
         ranks, met = path.ranks(max(step, 0)), step >= 0
-    network = cut(ranks)
+    network = seen.layer_by_layer(ranks)
     reached = measure(network) if evaluate else None
     curve = [Point(network.count_params(), reached)] if evaluate else []
     return Found(ranks, network, reached, met, curve)
 
 
-def _reach(model, score, measure, path, cut):
+def _reach_score(seen, score, measure, path):
     """Found, for a score."""
-    line, curve = Line(), []
+    line, curve, model = Line(), [], seen.model
     smallest = Found({}, model, measure(model), True, curve)
     curve.append(Point(model.count_params(), smallest.score))
     if smallest.score < score:
@@ -120,7 +78,7 @@ def _reach(model, score, measure, path, cut):
         """Measure the network of a step; is it good enough?"""
         nonlocal smallest
         ranks = path.ranks(step)
-        network = cut(ranks)
+        network = seen.layer_by_layer(ranks)
         reached = measure(network)
         curve.append(Point(network.count_params(), reached))
         line.say(f"{network.count_params():,} parameters: score {reached:.4g}")
@@ -129,7 +87,7 @@ def _reach(model, score, measure, path, cut):
         return reached >= score
 
     for fraction in FRACTIONS:
-        step = int(np.searchsorted(path.costs, fraction * path.costs[-1], side="right")) - 1
+        step = path.last_within(fraction * path.costs[-1])
         if low < step < high:
             if attempt(step):
                 high = step
@@ -150,7 +108,9 @@ class _Path:
     """The way from the least rank in every layer to the whole model, a purchase at each step.
 
     Args:
-        model, svds, multiple: as for `find_ranks`.
+        model: to be cut.
+        svds: {layer name: helpers.svd.SVD} of its layers.
+        multiple: ranks are multiples of it.
         adds: Counts from `watch.multiply_adds`, if these are to be paid; None: parameters.
 
     Attributes:
@@ -159,29 +119,27 @@ class _Path:
 
     def __init__(self, model, svds, multiple, adds):
         self.names, self.multiple = [*svds], multiple
-        shapes = {name: (len(f.U), f.Vt.shape[1]) for name, f in svds.items()}
-        self.edges = {name: svd.break_even_rank(shape) for name, shape in shapes.items()}
-        dense = {name: math.prod(shape) for name, shape in shapes.items()}
-        price = {name: sum(shape) for name, shape in shapes.items()}
-        total = model.count_params()
-        if adds is not None:
-            dense, price = ({name: adds[name][i] for name in svds} for i in (0, 1))
-            total = sum(count.whole for count in adds.values())
-            for name in svds:
-                self.edges[name] = min(self.edges[name], (dense[name] - 1) // price[name])
-        self.levels, offers = {}, []
-        for index, (name, factors) in enumerate(svds.items()):
-            ends = [*range(multiple, self.edges[name] + 1, multiple)]
-            self.levels[name] = [*ends, None]  # the last is the layer as it is
-            costs = [D * price[name] for D in ends] + [dense[name]]
-            kept = np.cumsum(factors.s**2)
-            gains = np.diff([kept[D - 1] for D in ends] + [kept[-1]])
-            worth = DISCOUNT**index * np.minimum.accumulate(gains / np.diff(costs))
-            offers += [(-w, index, c) for w, c in zip(worth, np.diff(costs), strict=True)]
-            total += costs[0] - dense[name]
+        self.edges, self.levels, offers = {}, {}, []
+        total = model.count_params() if adds is None else sum(c.whole for c in adds.values())
+        for layer, (name, (U, s, Vt)) in enumerate(svds.items()):
+            shape = len(U), Vt.shape[1]
+            whole, each = (math.prod(shape), sum(shape)) if adds is None else adds[name]
+            self.edges[name] = min(svd.break_even_rank(shape), (whole - 1) // max(each, 1))
+            ranks = [*range(multiple, self.edges[name] + 1, multiple)]
+            self.levels[name] = [*ranks, None]  # the last is the layer as it is
+            costs = np.array([*(each * D for D in ranks), whole])
+            kept = np.cumsum(s**2)
+            gains = np.diff([kept[D - 1] for D in ranks] + [kept[-1]])
+            worth = DISCOUNT**layer * np.minimum.accumulate(gains / np.diff(costs))
+            offers += [(-w, layer, c) for w, c in zip(worth, np.diff(costs), strict=True)]
+            total += costs[0] - whole
         offers.sort(key=lambda offer: offer[:2])
-        self.bought = np.array([index for _, index, _ in offers], int)
+        self.bought = np.array([layer for _, layer, _ in offers], int)
         self.costs = total + np.cumsum([0, *(cost for *_, cost in offers)])
+
+    def last_within(self, budget):
+        """The last step that costs no more than the budget; -1 if there is none."""
+        return int(np.searchsorted(self.costs, budget, side="right")) - 1
 
     def ranks(self, step):
         """{layer name: D} after so many purchases, without the layers that stay as they are."""
@@ -206,7 +164,7 @@ def _checked(goals, evaluate, model, adds):
     given = {name: goal for name, goal in goals.items() if goal is not None}
     if len(given) != 1:
         names = ", ".join(given) or "none"
-        raise ValueError(f"give one goal of {', '.join(GOALS)}; given: {names}.")
+        raise ValueError(f"give one goal of {', '.join(goals)}; given: {names}.")
     ((name, goal),) = given.items()
     if name == "score" and evaluate is None:
         raise ValueError("a score needs `evaluate`, a function from a network to a number.")

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 from ..backend import keras
+from ..layers import DynamicDense
 from . import kinds
 
 
@@ -38,6 +39,12 @@ def leaves(model):
 def compressible(model):
     """{path: layer} of the layers of a built model that multiply by one matrix."""
     return {path: layer for path, layer in leaves(model).items() if not kinds.refusal(layer)}
+
+
+def dynamic_layers(model):
+    """{path: helpers.layers.DynamicDense} of a built model."""
+    layers = leaves(model).items()
+    return {path: layer for path, layer in layers if isinstance(layer, DynamicDense)}
 
 
 def why_not(model, path):

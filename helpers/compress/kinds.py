@@ -1,12 +1,10 @@
 """Which layers multiply by a matrix, and which two layers are its factors? A class per kind.
 
-The next kind is a subclass of Dense that says what differs, and an entry in KINDS. Kinds that
-cannot be compressed say why, and count their multiply-adds.
+The next kind is a subclass of Dense that says what differs, and an entry in KINDS.
 """
 
 import functools
 import math
-import string
 from typing import ClassVar
 
 import numpy as np
@@ -257,26 +255,10 @@ class Crossed(Conv):
 def conv2d(layer):
     """Of the two forms of a Conv2D, the one whose singular values take fewer parameters.
 
-    That is Crossed where height · channels > filters; there it needs less than the other at the
-    same error in the norm that the loss feels, too (tests/measure_forms.py).
+    That is Crossed where height · channels > filters; measured on trained networks, it needs less
+    than the other there at the same error in the norm that the loss feels, too.
     """
     return min(Conv(layer), Crossed(layer), key=lambda kind: sum(kind.shape))
-
-
-class Depthwise(Conv):
-    """Convolutions of channel by channel: no one matrix, but all weights work at each position."""
-
-    refusal = "depthwise: each channel has a small filter of its own"
-
-    def multiply_adds(self, z):
-        positions = math.prod(self._channels_last(z).shape[:-1])
-        return positions * _in_kernels(self.layer)
-
-
-class Separable(Depthwise):
-    """The same, and then a pointwise convolution."""
-
-    refusal = "separable: it is factorized already"
 
 
 class Embedding(Dense):
@@ -320,113 +302,28 @@ class Embedding(Dense):
         return first, keras.layers.Dense(self.shape[1], use_bias=False, **options)
 
 
-class Einsum(Dense):
-    """EinsumDense whose equation is a matrix product: each axis of the kernel is summed or put out.
-
-    "abc,cde->abde" has rows along c and, of the outputs, along d and e: W (c, d·e).
-    """
-
-    linear: ClassVar = Dense.bare | {"bias_axes": None}
-
-    def __init__(self, layer):
-        super().__init__(layer)
-        self.x, rest = layer.equation.replace(" ", "").split(",")
-        self.w, self.z = rest.split("->")
-        self.summed = "".join(a for a in self.x if a in self.w and a not in self.z)
-        self.put_out = "".join(a for a in self.z if a in self.w and a not in self.x)
-
-    @property
-    def refusal(self):
-        summed, put_out = self.summed, self.put_out
-        product = summed and put_out and sorted(self.w) == sorted(summed + put_out)
-        kept = [[a for a in axes if a not in self.w] for axes in (self.x, self.z)]
-        if not product or kept[0] != kept[1] or (self.z[0] != self.x[0]):
-            return f"its equation, {self.layer.equation}, is no product with one matrix"
-        if self.bias and set(self.layer.bias_axes) != set(put_out):
-            return f"its bias, along {self.layer.bias_axes}, is not one number per output"
-        return super().refusal
-
-    @property
-    def shape(self):
-        sizes = dict(zip(self.w, self.kernel.shape, strict=True))
-        return tuple(math.prod(sizes[a] for a in axes) for axes in (self.summed, self.put_out))
-
-    def matrix(self):
-        kernel = np.einsum(f"{self.w}->{self.summed}{self.put_out}", np.asarray(self.kernel))
-        return kernel.reshape(self.shape)
-
-    def fold(self, W):
-        sizes = dict(zip(self.w, self.kernel.shape, strict=True))
-        axes = self.summed + self.put_out
-        return np.einsum(f"{axes}->{self.w}", np.reshape(W, [sizes[a] for a in axes]))
-
-    def rows(self, x):
-        return self._last(x, self.x, self.summed).reshape(-1, self.shape[0])
-
-    def rows_out(self, z):
-        return self._last(z, self.z, self.put_out).reshape(-1, self.shape[1])
-
-    def multiply_adds(self, z):
-        sizes = dict(zip(self.w, self.kernel.shape, strict=True))
-        return np.size(z) * math.prod(sizes[a] for a in self.w if a not in self.z)
-
-    def _last(self, x, axes, last):
-        kept = "".join(a for a in axes if a not in last)
-        return np.einsum(f"{axes}->{kept}{last}", _array(x))
-
-    def factors(self, D):
-        r = next(a for a in string.ascii_letters if a not in self.layer.equation)
-        between = self.z.replace(self.put_out[0], r)
-        between = "".join(a for a in between if a not in self.put_out)
-        # Sizes are given without the batch, and without axes that dots stand for.
-        named = [a for a in self.z if a != "."][not self.z.startswith(".") :]
-        sizes = dict(zip(named, _listed(self.layer.partial_output_shape), strict=True)) | {r: D}
-        between_shape = [sizes[a] for a in between if a in sizes]
-        first = self.like(
-            **self.named("U"),
-            equation=f"{self.x},{self.summed}{r}->{between}",
-            output_shape=between_shape,
-            **self.linear,
-        )
-        equation = f"{between},{r}{self.put_out}->{self.z}"
-        return first, self.like(**self.named("Vt"), equation=equation)
-
-
-class Attention(Dense):
-    """MultiHeadAttention: four matrices, and products of what they give with one another.
-
-    Each position of the query is compared with all n of the value that it may look at: h heads
-    of width k, and as many sums of width v.
-    """
-
-    refusal = "attention: its matrices are inside, where no other layer can take their place"
-
-    def count(self, z, query, value, *others, **options):
-        layer, (asking, asked) = self.layer, (math.prod(x.shape[:-1]) for x in (query, value))
-        n = math.prod(value.shape[axis] for axis in layer.attention_axes)
-        widths = layer.num_heads * (layer.key_dim + (layer.value_dim or layer.key_dim))
-        turned = sum(map(_in_kernels, (layer.query_dense, layer.output_dense)))
-        looked_at = sum(map(_in_kernels, (layer.key_dense, layer.value_dense)))
-        return asking * (turned + n * widths) + asked * looked_at, 0
-
-
 KINDS = {
     keras.layers.Dense: Dense,
     DynamicDense: Dynamic,
     keras.layers.Conv1D: Conv,
     keras.layers.Conv2D: conv2d,
-    keras.layers.DepthwiseConv1D: Depthwise,
-    keras.layers.DepthwiseConv2D: Depthwise,
-    keras.layers.SeparableConv1D: Separable,
-    keras.layers.SeparableConv2D: Separable,
     keras.layers.Embedding: Embedding,
-    keras.layers.EinsumDense: Einsum,
-    keras.layers.MultiHeadAttention: Attention,
 }
 
 NO_MATRIX = "no matrix"
 LEFT_ALONE = [
-    ((keras.layers.GroupQueryAttention,), Attention.refusal),
+    (
+        (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention),
+        "attention: its matrices are inside, where no other layer can take their place",
+    ),
+    (
+        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+        "depthwise: each channel has a small filter of its own",
+    ),
+    (
+        (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
+        "separable: it is factorized already",
+    ),
     ((keras.layers.RNN,), "recurrent: its matrices are used step by step, inside"),
     ((keras.layers.Wrapper,), "a wrapper, which calls the layer inside"),
     ((keras.Model,), "a subclassed model: no graph says how its layers connect"),
@@ -443,7 +340,7 @@ def refusal(layer):
             return reason
     if all(len(weight.shape) < 2 for weight in layer.weights):
         return NO_MATRIX
-    return f"{type(layer).__name__} is no kind of layer that is known"
+    return f"unknown layer type {type(layer).__name__}"
 
 
 def of(layer):
@@ -454,13 +351,3 @@ def of(layer):
 def _array(x):
     x = np.asarray(x)
     return x.astype(np.promote_types(x.dtype, np.float32), copy=False)
-
-
-def _in_kernels(layer):
-    """How many weights a layer multiplies by: all but biases."""
-    bias = getattr(layer, "bias", None)
-    return sum(math.prod(weight.shape) for weight in layer.weights if weight is not bias)
-
-
-def _listed(shape):
-    return [shape] if isinstance(shape, int) else list(shape)

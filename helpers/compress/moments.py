@@ -31,7 +31,7 @@ class Regression(NamedTuple):
     X: np.ndarray  # cov(x, z) (n_in, n_out)
 
 
-def observe(model, names, inputs, loss=None, samples=SAMPLES):
+def measure(model, names, inputs, loss=None, samples=SAMPLES):
     """C and Γ of layers, measured in one pass over the inputs.
 
         C = E[xᵀx],    Γ = E[gᵀg],    g = ∂loss/∂z,    z = x W + b

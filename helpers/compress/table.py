@@ -36,35 +36,28 @@ class Report(NamedTuple):
     measured: dict  # {name: (before, after)}
     notes: list  # sentences
 
+    def table(self):
+        """All rows and the totals as words, a pandas.DataFrame."""
+        import pandas  # half a second, which those who only cut need not wait for
+
+        table = pandas.DataFrame([*map(_cells, self.rows), _totals(self)], columns=HEADER)
+        for words in ("layer", "kind", "note"):
+            table[words] = table[words].str.ljust(table[words].str.len().max())
+        return table
+
     def __str__(self):
-        cells = [HEADER, *map(_cells, self.rows), _totals(self)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        aligned = [
-            [cell.ljust(w) if i in LEFT else cell.rjust(w) for i, (cell, w) in enumerate(row)]
-            for row in ([*zip(line, widths, strict=True)] for line in cells)
-        ]
-        return "\n".join(["  ".join(line).rstrip() for line in aligned] + self._below())
+        lines = self.table().to_string(index=False).splitlines()
+        return "\n".join([*(line.rstrip() for line in lines), *self._below()])
 
     def _repr_html_(self):
-        def line(cells, tag):
-            sides = ["left" if i in LEFT else "right" for i in range(len(cells))]
-            shown = zip(cells, sides, strict=True)
-            return "".join(
-                f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
-                for cell, side in shown
-            )
-
-        body = [line(HEADER, "th"), *(line(_cells(row), "td") for row in self.rows)]
-        rows = "".join(f"<tr>{cells}</tr>" for cells in [*body, line(_totals(self), "th")])
         below = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._below())
-        return f"<table>{rows}</table>{below}"
+        return self.table().to_html(index=False) + below
 
     def _below(self):
         measured = [f"{name}: {_change(pair)}" for name, pair in self.measured.items()]
         return [*measured, *self.notes]
 
 
-LEFT = (0, 1, 8)  # columns of words
 HEADER = ["layer", "kind", "shape", "rank", "break-even", "energy"]
 HEADER += ["parameters", "multiply-adds", "note"]
 
@@ -83,7 +76,7 @@ def report(before, after, svds=None, measure=None):
         Report; print it, or let a notebook show it.
 
     Raises:
-        ValueError: `after` lacks a layer of `before`: it is no copy of it.
+        ValueError: `after` lacks a layer of `before`: it is not a copy of it.
     """
     made = graph.leaves(after)
     adds = _multiply_adds(before), _multiply_adds(after)
@@ -93,7 +86,7 @@ def report(before, after, svds=None, measure=None):
         if layer.weights:
             names = [path] if path in made else [f"{path}_U", f"{path}_Vt"]
             if not made.keys() >= set(names):
-                raise ValueError(f"{after.name!r} has no {path!r}: it is no copy of the model.")
+                raise ValueError(f"{after.name!r} has no {path!r}: it is not a copy of the model.")
             parts = {name: made[name] for name in names}
             rows.append(_row(path, layer, parts, adds, (svds or {}).get(path), layer in outputs))
     counted = [row.multiply_adds for row in rows if row.multiply_adds]
@@ -117,20 +110,25 @@ def _row(path, layer, parts, adds, factors, is_output):
     kept = None
     if rank is not None:
         kept = svd.energy((kind.decompose() if factors is None else factors).s, rank)
+    note = _note([*parts.values()], rank, edge, costs, is_output)
+    return Row(path, type(layer).__name__, kind.shape, rank, edge, kept, count, costs, note)
+
+
+def _note(parts, rank, edge, costs, is_output):
+    """What became of a layer with a matrix, or why it was left alone; "" if that is plain."""
     if len(parts) == 2:
         slower = costs and costs[1] >= costs[0]
-        note = "smaller, not faster: no fewer multiply-adds" if slower else ""
-    elif rank is not None and type(next(iter(parts.values()))) is DynamicDense:
-        note = "dynamic: smaller once it is factorized"
-    elif rank is not None:
-        saves = rank <= edge
-        note = "truncated: smaller once it is factorized" if saves else ""
-        note = note or "truncated, but two factors of this rank would be no smaller"
-    else:
-        note = "left alone: not chosen, or its rank would not save"
-        note = "left alone: it gives the outputs" if is_output else note
-        note = "left alone: too small for any rank to save" if edge < 1 else note
-    return Row(path, type(layer).__name__, kind.shape, rank, edge, kept, count, costs, note)
+        return "smaller, not faster: no fewer multiply-adds" if slower else ""
+    if rank is None:
+        if edge < 1:
+            return "left alone: too small for any rank to save"
+        by = "it gives the outputs" if is_output else "not chosen, or its rank would not save"
+        return f"left alone: {by}"
+    if isinstance(parts[0], DynamicDense):
+        return "dynamic: smaller once it is factorized"
+    if rank <= edge:
+        return "truncated: smaller once it is factorized"
+    return "truncated, but two factors of this rank would be no smaller"
 
 
 def _rank(kind, parts):
