@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import compress, svd
-from helpers.lab import cost
 from helpers.backend import keras, tf
+from helpers.lab import cost
 
 Dense = keras.layers.Dense
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from helpers import compress, layers, model, svd
-from helpers.lab import cost
 from helpers.backend import keras, tf
+from helpers.lab import cost
 
 
 def test_counts_of_the_baseline_are_those_by_hand():

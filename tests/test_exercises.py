@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from helpers import PROJECT, svd
-from tests.grading import exercises
-from tests.grading.problems import PROBLEMS, Wrong
 from tests import solutions
+from tests.grading import exercises
 from tests.grading.claims import NAMES
 from tests.grading.grade import CLAIMS, notebook_of
+from tests.grading.problems import PROBLEMS, Wrong
 
 ORDER = [*PROBLEMS]
 

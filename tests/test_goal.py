@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from helpers import compress, svd
-from helpers.lab import cost
 from helpers.backend import keras
 from helpers.compress import goal, watch
 from helpers.compress.goal import find_ranks
+from helpers.lab import cost
 from helpers.ranks import shared_ranks
 
 from .zoo import MODELS, columns, inputs, lenet, matches, resnet, text

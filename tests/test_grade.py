@@ -11,9 +11,9 @@ import nbformat
 import pytest
 
 from helpers import PROJECT
+from tests import answers, claims, editions, grade, solutions
 from tests.grading import exercises
 from tests.grading.problems import PROBLEMS
-from tests import answers, claims, editions, grade, solutions
 
 SOLUTIONS = PROJECT / "tests" / "solutions.py"
 PROJECTION = PROBLEMS["3.E2"]

@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import compress, moments, svd
-from helpers.lab import cost
 from helpers.backend import keras, tf
 from helpers.compress import graph, kinds, watch
+from helpers.lab import cost
 
 from .zoo import LOSS, MODELS, NAMES, inputs, matches, resnet, text
 

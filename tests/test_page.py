@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from helpers import PROJECT, compress, model, svd
-from helpers.lab import page
 from helpers.backend import keras
+from helpers.lab import page
 from helpers.ranks import shared_ranks
 
 RANKS = [3, 1, 8]

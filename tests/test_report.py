@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from helpers import compress, svd
-from helpers.lab import cost
 from helpers.backend import keras
 from helpers.compress import graph, kinds, watch
+from helpers.lab import cost
 
 from .zoo import MODELS, NAMES, columns, inputs, lenet, resnet, text
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import PROJECT
-from tests.grading import exercises
-from tests.grading.problems import PROBLEMS
 from tests import editions, grade
+from tests.grading import exercises
 from tests.grading.claims import NAMES
+from tests.grading.problems import PROBLEMS
 
 pytestmark = pytest.mark.skipif(not editions.SOLUTIONS.exists(), reason="the student's edition")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from helpers import model
-from helpers.lab import store
 from helpers.backend import keras
+from helpers.lab import store
 
 
 @pytest.fixture(autouse=True)
