@@ -1,18 +1,16 @@
 """One look a method, one function a picture.
 
-Each picture function takes, after its data, `name` and `folder`: it saves the picture whole, as
-`name`.png in the folder (by default $SVD_FIGURES, else figures/), and returns it, so that a
-notebook cell that ends with the call shows it.
+Each function draws its data, saves the picture whole as `name`.png in the folder (by default
+$SVD_FIGURES, else figures/), and returns it: a notebook cell that ends with the call shows it.
 """
 
-import functools
-import inspect
 import os
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from .. import PROJECT, svd
 from .files import write_whole
@@ -32,107 +30,122 @@ STYLE = {
     "hatch.linewidth": 1.5,
     "legend.frameon": False,
 }
-# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow; two greys.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE, DARK, GREY = "#0072B2", "#D55E00", "#CC79A7", "0.35", "0.65"
+_styled = plt.rc_context(STYLE)  # as a decorator: the style holds inside the function
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow. Orange and
+# sky blue are darker here: each colour has a contrast to white of 3 : 1 or more.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#C18600", "#4897C4", "#009E73"
+BLUE, VERMILLION, PURPLE, DARK, GREY = "#0072B2", "#D55E00", "#CC79A7", "0.35", "0.55"
 
 
 def _look(color, marker, linestyle="-"):
     return {"color": color, "marker": marker, "linestyle": linestyle}
 
 
-# Marker and line alone tell any two methods apart; dashes mean that ranks are shared. The names
-# that one method has in several pictures stand together: what is called dynamic is trained with
-# the tangent derivative.
+# Marker and line alone tell any two methods apart.
 LOOKS = {
-    "baseline | dense": _look(DARK, "", "--"),
-    "truncated | plain": _look(BLUE, "o"),
-    "truncated, baseline by AdamW": _look(BLUE, "h", ":"),
+    "baseline": _look(DARK, "", "--"),
+    "training": _look(GREY, "o", "--"),
+    "validation": _look(DARK, "h"),
+    "dense": _look(DARK, "s", "--"),
+    "plain": _look(BLUE, "o"),
+    "plain, baseline by AdamW": _look(BLUE, "h", ":"),
     "whitened": _look(ORANGE, "s"),
     "two-sided": _look(SKY, "P"),
-    "layer by layer": _look(SKY, "X", "-."),
+    "layer by layer": _look(PURPLE, "X", "-."),
     "layer by layer, shared ranks": _look(VERMILLION, "*", "--"),
     "fine-tuned": _look(GREEN, "^"),
-    "fine-tuned, shared ranks | fine-tuned, shared | shared": _look(GREEN, "v", "--"),
+    "fine-tuned, shared ranks": _look(GREEN, "v", "--"),
     "textbook": _look(BLUE, "<", ":"),
     "balanced": _look(SKY, "d", "-."),
-    "distilled": _look(PURPLE, "p"),
-    "random factors | random": _look(GREY, "o", ":"),
-    "random factors, shared ranks | random, shared": _look(GREY, "v", ":"),
-    "small dense network | small dense": _look(BLACK, "D", ":"),
-    "from scratch": _look(BLACK, "h", "-."),
-    "dynamic | equal ranks | tangent": _look(PURPLE, ">"),
-    "dynamic, shrinking ranks | shrinking ranks": _look(PURPLE, "p", "--"),
-    "straight_through": _look(VERMILLION, "X"),
+    "distilled": _look(PURPLE, "d", ":"),
+    "random factors": _look(GREY, "o", ":"),
+    "random factors, shared ranks": _look(GREY, "v", ":"),
+    "small dense network": _look(BLACK, "D", ":"),
+    "from scratch": _look(ORANGE, "h", "-."),
+    "dynamic": _look(PURPLE, "p"),
+    "dynamic, shrinking ranks": _look(PURPLE, "p", "--"),
+    "tangent": _look(PURPLE, ">"),
+    "straight-through": _look(VERMILLION, "X"),
     "exact": _look(BLUE, "s", "-."),
     "equal": _look(GREY, "^", ":"),
     "by loss": _look(VERMILLION, "^", "--"),
 }
-STYLES = {name: look for names, look in LOOKS.items() for name in names.split(" | ")}
-BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 UNKNOWN = _look(BLACK, "+", ":")
-HATCHES = "", "///", "...", "xxx"  # of the bars of one group, which have no marker
-ACCURACIES = (0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994)  # ticks
+HOLLOW = {"markerfacecolor": "white"}
+LAYERS = [_look(BLUE, "o"), _look(ORANGE, "s"), _look(GREEN, "D")]
+LAYERS += [_look(VERMILLION, "^"), _look(PURPLE, "v")]
+HATCHES = "", "///", "...", "xxx"  # of bars, which have no marker
+BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+ACCURACIES = 0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998, 0.9995
+BEST = ACCURACIES[-1]  # what is better is drawn there
 
 
 def style(method):
-    """The look of a method; that of "tangent" for "tangent, longer", unless it has its own."""
-    return STYLES.get(method) or STYLES.get(method.partition(",")[0], UNKNOWN)
+    """The look of a method; "tangent, longer" has that of "tangent", but hollow and dotted."""
+    if method in LOOKS:
+        return LOOKS[method]
+    look = LOOKS.get(method.partition(",")[0])
+    return look | HOLLOW | {"linestyle": ":"} if look else UNKNOWN
 
 
-def _picture(draw):
-    """Make a function that draws from data and returns a figure one that saves it, too."""
-    signature = inspect.signature(draw)
-    more = inspect.signature(lambda name, folder=None: None).parameters
-    signature = signature.replace(parameters=[*(signature.parameters | more).values()])
-
-    @functools.wraps(draw)
-    def drawn(*args, **kwargs):
-        data = signature.bind(*args, **kwargs).arguments
-        name, folder = data.pop("name"), data.pop("folder", None)
-        folder = Path(folder or os.environ.get("SVD_FIGURES") or PROJECT / "figures")
-        with plt.rc_context(STYLE):
-            figure = draw(**data)
-            with write_whole(folder / f"{name}.png") as temporary:
-                # No software version in the file: the same picture is the same bytes.
-                figure.savefig(temporary, dpi=150, metadata={"Software": None})
-        plt.close(figure)
-        return figure
-
-    drawn.__signature__ = signature
-    return drawn
+def folder_of_figures():
+    """$SVD_FIGURES, else figures/."""
+    return Path(os.environ.get("SVD_FIGURES") or PROJECT / "figures")
 
 
-@_picture
-def digits(images, labels):
+@_styled
+def curves(
+    x,
+    by_method,
+    name,
+    folder=None,
+    *,
+    xlabel,
+    ylabel="test accuracy",
+    xscale="linear",
+    kept=None,
+    baseline=None,
+    span=None,
+):
+    """Accuracies of several methods as curves, on an axis that is logarithmic in the error.
+
+    Args:
+        x: values (n,) for all methods, or {method: values}.
+        by_method: {method: accuracies (n,)}.
+        name, folder: of the file.
+        xlabel, ylabel: of the axes.
+        xscale: "linear", or "log" with the values of x as ticks.
+        kept: share of the parameters at each x, written below the ticks of a logarithmic axis.
+        baseline: its accuracy, as a dashed line.
+        span: the largest error shown, in multiples of the smallest; without it all are shown.
+    """
+    figure, (ax,) = _panels(1, 5)
+    _draw(ax, x, by_method, xscale, kept, baseline)
+    _accuracy_axis(ax, "y", ylabel)
+    if span is not None:
+        ax.set_ylim(bottom=span * min(np.min(_errors(values)) for values in by_method.values()))
+    ax.set_xlabel(xlabel)
+    return _saved(figure, name, folder)
+
+
+@_styled
+def digits(images, labels, name, folder=None):
     """One image (784,) per label, in a row."""
     figure, axes = _panels(len(images), 1.2)
     for ax, image, label in zip(axes, images, labels, strict=True):
         ax.imshow(np.reshape(image, (28, 28)), cmap="gray_r")
         ax.set_title(label)
         ax.axis("off")
-    return figure
+    return _saved(figure, name, folder)
 
 
-@_picture
-def learning_curve(history):
-    """Accuracy on training and validation data after each epoch, from `fit`'s history."""
-    figure, (ax,) = _panels(1, 4.6)
-    epochs = np.arange(1, len(history["accuracy"]) + 1)
-    training, validation = (1 - np.array(history[k]) for k in ("accuracy", "val_accuracy"))
-    ax.plot(epochs, training, "o--", mfc="white", c=GREY, label="training, with dropout")
-    ax.plot(epochs, validation, "o-", c=DARK, label="validation")
-    _whole_numbers(ax, title="Learning curve of the baseline", xlabel="epoch")
-    _errors_as_accuracies(ax, "accuracy")
-    return _with_legend(figure)
-
-
-@_picture
-def matrices(W, W_D, D):
+@_styled
+def matrices(W, W_D, D, name, folder=None):
     """A matrix, its truncation and the difference side by side, one scale of colours.
 
     Rows and columns are sorted by the leading singular vectors of W_D, so that what is regular
-    shows; of each sixteenth row and column.
+    shows; every sixteenth row and column is drawn.
     """
     figure, axes = _panels(3, 3.2)
     U, _, Vt = np.linalg.svd(W_D, full_matrices=False)
@@ -144,173 +157,153 @@ def matrices(W, W_D, D):
         ax.set_title(title)
         ax.axis("off")
     figure.colorbar(image, ax=axes, shrink=0.8)
-    return figure
+    return _saved(figure, name, folder)
 
 
-@_picture
-def directions(rows):
-    """Vectors (784,) as images of 28 × 28, a row each: {name: array (784, columns)}."""
+@_styled
+def directions(rows, name, folder=None):
+    """Vectors (784,) as images of 28 × 28, a row each: {name: array (784, columns)}.
+
+    The sign of a singular vector is free: here its largest entry is positive.
+    """
     columns = min(vectors.shape[1] for vectors in rows.values())
-    figure, axes = plt.subplots(len(rows), columns, figsize=(8, 1.1 * len(rows)))
-    for line, (name, vectors) in zip(axes, rows.items(), strict=True):
+    figure, axes = plt.subplots(len(rows), columns, figsize=(8, 1.1 * len(rows)), squeeze=False)
+    for line, (row, vectors) in zip(axes, rows.items(), strict=True):
         for ax, vector in zip(line, vectors.T, strict=False):
-            top = np.abs(vector).max()
-            ax.imshow(vector.reshape(28, 28), cmap="PuOr", vmin=-top, vmax=top)
+            largest = vector[np.abs(vector).argmax()]
+            ax.imshow((vector / largest).reshape(28, 28), cmap="PuOr", vmin=-1, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    return figure
+        line[0].set_ylabel(row, rotation=0, ha="right", va="center")
+    return _saved(figure, name, folder)
 
 
-@_picture
-def loss_rise(by_layer):
+@_styled
+def loss_rise(by_layer, name, folder=None):
     """Measured rise of the loss against that predicted: {layer: (predicted, measured)}.
 
-    Where the loss fell there is nothing to show on a logarithmic axis.
+    Where the loss fell, a hollow mark shows by how much.
     """
     figure, ax = plt.subplots(figsize=(8, 4.6))
-    colors, markers = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE), "osD^v"
-    for (layer, pair), color, marker in zip(by_layer.items(), colors, markers, strict=False):
+    for (layer, pair), look in zip(by_layer.items(), cycle(LAYERS), strict=False):
         predicted, measured = np.array(pair)
-        ax.loglog(predicted, measured, marker, c=color, label=layer)
+        rose, look = measured > 0, look | {"linestyle": ""}
+        ax.loglog(predicted, np.abs(measured), **look | HOLLOW)
+        ax.loglog(predicted[rose], measured[rose], **look, label=layer)
+    ax.plot([], [], **_look(DARK, "o", "") | HOLLOW, label="the loss fell by as much")
     ends = ax.get_xlim()
     ax.plot(ends, ends, c=DARK, ls="--", lw=1, label="measured as predicted")
     ax.set(xlim=ends, xlabel="predicted: ½ Σ $s_i^2$ over what is dropped")
-    ax.set_ylabel("measured rise of the loss")
-    return _with_legend(figure)
+    ax.set_ylabel("measured change of the loss")
+    return _saved(figure, name, folder)
 
 
-@_picture
-def noise_and_signal(panels, shape):
+@_styled
+def noise_and_signal(panels, shape, name, folder=None):
     """Histograms of one kernel's singular values against the Marchenko–Pastur law.
 
     Args:
         panels: {title: (singular values (r,), standard deviation of the noise)}.
         shape: (n_in, n_out) of the kernel.
+        name, folder: of the file.
     """
-    figure, axes = _panels(len(panels), 3.6, sharey=False)
+    figure, axes = _panels(len(panels), 3.6, sharex=True, sharey=False)
     for ax, (title, (s, std)) in zip(axes, panels.items(), strict=True):
         edge = svd.noise_edge(shape, std)
         sigma = np.linspace(edge / 500, edge, 500)
+        beyond = s[s > edge]
         ax.hist(s, bins=80, density=True, color=SKY, label="singular values")
         ax.plot(sigma, svd.noise_density(sigma, shape, std), "k", lw=1.5, label="noise alone")
         ax.axvline(edge, color="k", ls=":", label="edge of the noise")
+        marks = {"ls": "", "marker": "|", "ms": 14, "c": VERMILLION}
+        ax.plot(beyond, np.zeros(len(beyond)), **marks, label="beyond the edge")
         ax.set(xlabel="singular value σ", title=f"{title},\nedge at {edge:.2f}")
     axes[0].set_ylabel("density")
-    return _with_legend(figure)
+    return _saved(figure, name, folder, columns=4)
 
 
-@_picture
-def spectra(svds, edges, D):
+@_styled
+def spectra(svds, edges, D, name, folder=None):
     """Sorted singular values of each layer, with rank D and the edge of the shrunken noise.
 
     Args:
         svds: {layer name: helpers.svd.SVD}.
         edges: {layer name: edge}.
         D: the rank to mark.
+        name, folder: of the file.
     """
-    figure, axes = _panels(len(svds), 3.4)
+    figure, axes = _panels(len(svds), 3.4, sharex=True)
     for ax, (layer, factors) in zip(axes, svds.items(), strict=True):
+        above = int((factors.s > edges[layer]).sum())
         ax.loglog(np.arange(1, len(factors.s) + 1), factors.s, c=BLUE, label="singular values")
         ax.axhline(edges[layer], c="k", ls=":", lw=1.5, label="edge of the noise")
         ax.axvline(D, c=VERMILLION, ls="--", lw=1.5, label=f"D = {D}")
-        ax.set(title=layer, xlabel="index i")
+        ax.set(title=f"{layer}\n{above} above edge", xlabel="index i")
+    ax.set_xticks([1, 10, 100, 1000], [1, 10, 100, 1000])
     top = max(factors.s[0] for factors in svds.values())
     axes[0].set(ylabel="singular value $σ_i$", ylim=(top / 500, 1.5 * top))
-    return _with_legend(figure)
+    return _saved(figure, name, folder)
 
 
-@_picture
-def error_by_rank(ranks, measured, s):
+@_styled
+def error_by_rank(ranks, measured, s, name, folder=None):
     """Measured ‖W − W_D‖ as dots on the curve that Eckart and Young predict from s alone."""
     figure, (ax,) = _panels(1, 4)
     tail = np.sqrt(np.cumsum(np.square(s[::-1]))[::-1])
     ax.plot(np.arange(1, len(s)), tail[1:], c=DARK, label="predicted: √(Σ $σ_i^2$, i > D)")
     ax.plot(ranks, measured, "o", c=BLUE, label="measured: ‖W − $W_D$‖")
     ax.set(xlabel="D", ylabel="Frobenius norm", title="Error of one truncated matrix")
-    return _with_legend(figure)
+    return _saved(figure, name, folder)
 
 
-@_picture
-def accuracy_by_rank(ranks, curves, kept, baseline):
-    """Accuracy against D, and against the fraction of parameters kept.
-
-    Args:
-        ranks: the values of D.
-        curves: {method: accuracy at each D}.
-        kept: fraction of the baseline's parameters kept at each D.
-        baseline: its accuracy.
-    """
-    figure, axes = _panels(2, 4.4)
-    for ax, x in zip(axes, (ranks, kept), strict=True):
-        _test_accuracies(ax, x, curves, baseline)
-    axes[0].set_xlabel("D, singular values kept per layer")
-    axes[0].set_xticks([10, 20, 50, 100, 200, 1000], [10, 20, 50, 100, 200, 1000])
-    _parameters_kept(axes[1], [0.02, 0.05, 0.1, 0.2, 0.5, 1])
-    axes[1].set_ylabel("")
-    return _with_legend(figure)
-
-
-@_picture
-def shared_budget(by_rule, layers, ranks, curves, baseline):
+@_styled
+def shared_budget(by_rule, budgets, by_method, baseline, name, folder=None):
     """How rules share one budget of parameters among the layers, and the accuracy that keeps.
 
     Args:
-        by_rule: {rule: list of one rank a layer}.
-        layers: their names.
-        ranks: budgets, as the D of equal ranks.
-        curves: {"method, rule": accuracy at each budget}, two rules a method.
+        by_rule: {rule: {layer: rank}}.
+        budgets: values of D (n,), each the budget of rank D in every layer.
+        by_method: {method: accuracies (n,)}.
         baseline: its accuracy.
+        name, folder: of the file.
     """
     figure, (left, right) = _panels(2, 5.5, sharey=False)
-    _bars(left, layers, by_rule)
+    layers, width = list(next(iter(by_rule.values()))), 0.8 / len(by_rule)
+    for k, (rule, ranks) in enumerate(by_rule.items()):
+        place = np.arange(len(layers)) + (k - (len(by_rule) - 1) / 2) * width
+        look = {"color": style(rule)["color"], "hatch": HATCHES[k], "edgecolor": "white"}
+        left.bar(place, [ranks[layer] for layer in layers], width, **look, label=rule)
+    left.set_xticks(np.arange(len(layers)), layers, rotation=45)
+    left.grid(axis="x", visible=False)
     left.set(ylabel="rank", title="Ranks of one budget")
-    left.tick_params(axis="x", rotation=45)
-    _test_accuracies(right, ranks, curves, baseline)
+    _draw(right, budgets, by_method, "log", None, baseline)
+    _accuracy_axis(right, "y", "test accuracy")
     right.set(xlabel="budget, as D in every layer", title="What it keeps")
-    right.set_xticks(ranks, ranks)
-    return _with_legend(figure)
+    return _saved(figure, name, folder)
 
 
-@_picture
-def fine_tuning(curves, baseline):
-    """Validation accuracy after each epoch: {start: list}, and the baseline's level."""
-    figure, (ax,) = _panels(1, 5)
-    for start, accuracy in curves.items():
-        ax.plot(np.arange(1, len(accuracy) + 1), accuracy, **style(start), label=start)
-    _validation_by_epoch(ax, baseline)
-    return _with_legend(figure, columns=4)
-
-
-@_picture
-def factors(pairs):
+@_styled
+def factors(pairs, name, folder=None):
     """Singular values of each layer's product: {layer name: (before (D,), after (D,))}."""
     figure, axes = _panels(len(pairs), 3.2)
     for ax, (layer, (before, after)) in zip(axes, pairs.items(), strict=True):
         index = np.arange(1, len(before) + 1)
         ax.plot(index, before, "o", ms=4, mfc="none", c=DARK, label="before")
         ax.plot(index, after, "^", ms=4, c=GREEN, label="after")
-        _whole_numbers(ax, title=layer, xlabel="index i")
+        ax.set(title=layer, xlabel="index i")
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes[0].set(ylabel="singular value $σ_i$", ylim=(0, None))
-    return _with_legend(figure)
+    return _saved(figure, name, folder)
 
 
-@_picture
-def accuracy_by_parameters(kept, curves, baseline):
-    """Test accuracy against the fraction of parameters kept: {method: list}, one per fraction."""
-    figure, (ax,) = _panels(1, 5)
-    _test_accuracies(ax, kept, curves, baseline)
-    _parameters_kept(ax, kept, decimals=1)
-    return _with_legend(figure)
-
-
-@_picture
-def deployed(worth, limit):
+@_styled
+def deployed(worth, limit, name, folder=None):
     """Ratios to the float32 baseline as dots, a row for each of bytes, latency and throughput.
 
     Args:
         worth: {network: {"bytes_ratio", "latency_ratio", "throughput_ratio"}}.
         limit: the ratio of multiply-adds.
+        name, folder: of the file.
     """
     rows = {"file size": "bytes", "latency": "latency", "throughput": "throughput"}
     figure, (ax,) = _panels(1, 3.4)
@@ -326,11 +319,11 @@ def deployed(worth, limit):
     ax.set_xticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, 100])
     ax.set_yticks(np.arange(len(rows)), rows)
     ax.minorticks_off()
-    return _with_legend(figure, columns=4)
+    return _saved(figure, name, folder, columns=4)
 
 
-@_picture
-def tangent_space():
+@_styled
+def tangent_space(name, folder=None):
     """The cone of symmetric rank-1 matrices [[a, b], [b, c]], ac = b², and a tangent plane."""
     figure = plt.figure(figsize=(6, 4.6))
     ax = figure.add_subplot(projection="3d", computed_zorder=False)
@@ -353,194 +346,168 @@ def tangent_space():
     ax.set(xticks=[0, 1, 2], yticks=[-1, 0, 1], zticks=[0, 1, 2])
     ax.set_box_aspect((1, 1, 1), zoom=0.88)
     ax.view_init(elev=22, azim=-50)
-    return figure
+    return _saved(figure, name, folder)
 
 
-@_picture
-def step_times(times):
+@_styled
+def step_times(times, name, folder=None):
     """Bars of seconds a training step: {network: seconds}, the first being the reference."""
     figure, (ax,) = _panels(1, 2.8)
     ratios = np.divide(list(times.values()), next(iter(times.values())))
     bars = ax.barh(list(times), ratios, color=[style(n)["color"] for n in times], height=0.6)
     ax.axvline(1, c=DARK, ls="--", lw=1)
     ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=4, bbox=BOX)
-    ax.set(xlabel="time of a training step, dense = 1", xmargin=0.1)
+    ax.set(xlabel=f"time of a training step, {next(iter(times))} = 1", xmargin=0.1)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    return figure
+    return _saved(figure, name, folder)
 
 
-@_picture
-def singular_values(spectra, D):
+@_styled
+def singular_values(spectra, D, name, folder=None):
     """Singular values by epoch, {derivative: {layer: list an epoch of s (r,)}}, a row each."""
     shape = len(spectra), max(map(len, spectra.values()))
-    figure, rows = plt.subplots(
-        *shape, figsize=(8, 0.6 + 2.3 * shape[0]), sharey="col", squeeze=False
-    )
+    size = 8, 0.6 + 2.3 * shape[0]
+    figure, rows = plt.subplots(*shape, figsize=size, sharey="col", squeeze=False)
     for axes, (derivative, by_layer) in zip(rows, spectra.items(), strict=True):
         for ax, (layer, history) in zip(axes, by_layer.items(), strict=True):
-            s = np.array(history)[:, : 2 * D]
-            ax.plot(s[:, D:], c=GREY, lw=0.8)
-            ax.plot(s[:, :D], c=style(derivative)["color"], lw=0.8)
+            s, color = np.array(history)[:, : 2 * D], style(derivative)["color"]
+            ax.plot(s[:, D:], c=GREY, lw=0.8, label="dropped")
+            ax.plot(s[:, :D], c=color, lw=0.8, label=f"kept, {derivative}")
             ax.plot(s[:, D - 1 : D], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
             ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
             # Around the cut: on an axis of all values it would be a line.
             middle = min(D - 1, s.shape[1] - 1) // 2
             ax.set_ylim(0.9 * s[:, -1].min(), 1.15 * s[:, middle].max())
-            _whole_numbers(ax, title=f"{derivative}, {layer}", xlabel="epoch")
-    return _with_legend(figure)
+            ax.set(title=f"{derivative}, {layer}", xlabel="epoch")
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes[0].set_ylabel("singular value")
+    return _saved(figure, name, folder)
 
 
-@_picture
-def ranks_by_epoch(ranks, D):
+@_styled
+def ranks_by_epoch(ranks, D, name, folder=None):
     """Rank of each layer by epoch, [{layer: rank}, …], beside the rank D of equal ranks."""
     figure, (ax,) = _panels(1, 4)
-    for k, layer in enumerate(ranks[0]):
-        curve = [by_layer[layer] for by_layer in ranks]
-        ax.plot(curve, c=str(0.15 * k), marker="osD^v"[k % 5], lw=1, label=layer)
-    ax.axhline(D, c=DARK, ls="--", lw=1)
-    ax.set(yscale="log", ylabel="rank")
-    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500) if t <= max(ranks[0].values())]
+    for layer, look in zip(ranks[0], cycle(LAYERS), strict=False):
+        ax.plot([by_layer[layer] for by_layer in ranks], **look, label=layer)
+    ax.axhline(D, c=DARK, ls="--", lw=1, label=f"D = {D}")
+    ax.set(yscale="log", xlabel="epoch", ylabel="rank")
+    low, high = ax.get_ylim()
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= t <= high]
     ax.set_yticks(ticks, ticks)
     ax.minorticks_off()
-    _whole_numbers(ax, xlabel="epoch")
-    return _with_legend(figure, columns=5)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    return _saved(figure, name, folder)
 
 
-@_picture
-def training_time(courses):
-    """Validation accuracy against seconds of training: {method: (seconds, accuracies)}."""
-    figure, (ax,) = _panels(1, 5)
-    for method, (seconds, accuracies) in courses.items():
-        ax.plot(seconds, 1 - np.array(accuracies), **style(method), label=method)
-    least = min(1 - max(accuracies) for _, accuracies in courses.values())
-    ax.set_ylim(0.9 * least, 6 * least)  # the contest, not the first epochs
-    _errors_as_accuracies(ax, "validation accuracy")
-    ax.set(xlabel="seconds of training, the baseline's included")
-    return _with_legend(figure)
-
-
-@_picture
-def dynamic_curves(curves, baseline):
-    """Validation accuracy by epoch, {derivative: [(by exact SVD, by tracked factors) per seed]}."""
-    figure, (ax,) = _panels(1, 5)
-    for derivative, pairs in curves.items():
-        look = style(derivative)
-        for k, (exact, tracked) in enumerate(pairs):
-            epochs = np.arange(1, len(exact) + 1)
-            ax.plot(epochs, exact, **look, label=derivative if k == 0 else None)
-            ax.plot(epochs, tracked, **look | {"linestyle": ":"}, mfc="white")
-    ax.plot([], [], "k:o", mfc="white", label="with tracked factors")
-    _validation_by_epoch(ax, baseline)
-    return _with_legend(figure)
-
-
-@_picture
-def comparison(accuracies, baseline):
+@_styled
+def comparison(accuracies, baseline, name, folder=None):
     """Test accuracy of each method as dots, one a seed: {method: list}."""
     figure, (ax,) = _panels(1, 4.2)
     for row, (method, values) in enumerate(accuracies.items()):
-        ax.plot(values, [row] * len(values), **style(method) | {"linestyle": ""}, ms=8, alpha=0.8)
+        look = style(method) | {"linestyle": "", "ms": 8, "alpha": 0.8}
+        ax.plot(_errors(values), [row] * len(values), **look)
         # The means stand in a column of their own, where no dot can be under them.
         place = {"xycoords": ("axes fraction", "data"), "va": "center"}
         ax.annotate(f"{np.mean(values):.2%}", (1.02, row), **place)
-    _baseline(ax, baseline, ax.axvline, f"baseline {baseline:.2%}")
+    ax.axvline(1 - baseline, **LOOKS["baseline"], lw=1, label=f"baseline {baseline:.2%}")
     ax.set_yticks(np.arange(len(accuracies)), accuracies)
-    ax.set(ylim=(len(accuracies) - 0.5, -0.5), xlabel="test accuracy")
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    return _with_legend(figure)
+    ax.set_ylim(len(accuracies) - 0.5, -0.5)
+    _accuracy_axis(ax, "x", "test accuracy")
+    return _saved(figure, name, folder)
 
 
-@_picture
-def accuracy_by_size(curves, whole, baseline, published):
-    """Mean test accuracy against parameters, with its spread over seeds.
+@_styled
+def accuracy_by_size(curves, whole, baseline, published, name, folder=None):
+    """Mean test accuracy against parameters, with its spread over seeds; one seed is hollow.
 
     Args:
         curves: {method: {D: (accuracies (seeds,), parameters)}}.
         whole: the baseline's parameters.
         baseline: its accuracies (seeds,).
         published: {source: [(parameters, accuracy), …]}.
+        name, folder: of the file.
     """
     figure, (ax,) = _panels(1, 7)
     sizes = {}
     for method, by_rank in curves.items():
-        look, (seeds, x) = style(method), zip(*by_rank.values(), strict=True)
-        error = [1 - np.mean(a) for a in seeds]
+        look, (seeds, x) = style(method) | {"ms": 7}, zip(*by_rank.values(), strict=True)
+        error = [float(_errors(np.mean(a))) for a in seeds]
         spread = [np.std(a, ddof=1) if len(a) > 1 else 0 for a in seeds]
-        ax.plot(x, error, **look, ms=7, label=method)
+        ax.plot(x, error, **look, label=method)
         ax.errorbar(x, error, spread, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2)
+        for point, a in zip(zip(x, error, strict=True), seeds, strict=True):
+            if len(a) == 1:
+                ax.plot(*point, **look | HOLLOW)
         sizes |= zip(by_rank, x, strict=True)
     for (source, points), marker in zip(published.items(), "x+12", strict=True):
         x, accuracy = np.transpose(points)
         ax.plot(x, 1 - accuracy, marker, ms=7, c="k", label=f"published: {source}")
-    _baseline(ax, 1 - np.mean(baseline))
-    _errors_as_accuracies(ax, "test accuracy", xscale="log")
+    ax.axhline(1 - np.mean(baseline), **LOOKS["baseline"], lw=1, label="baseline")
+    ax.plot([], [], **_look(DARK, "o", "") | HOLLOW, label="hollow: one seed")
+    ax.set_xscale("log")
+    _accuracy_axis(ax, "y", "test accuracy")
     ticks = [20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
     ax.set_xticks(ticks, [f"{tick:,}\n{tick / whole:.1%}" for tick in ticks])
     ax.set(xlabel="parameters, and the share of the baseline's")
     for D, x in sizes.items():
-        ax.annotate(f"D = {D}", (x, 1), xycoords=("data", "axes fraction"), ha="center")
-    return _with_legend(figure, columns=2)
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        ax.annotate(f"D = {D}", (x, 1), (0, 6), **place, ha="center")
+    return _saved(figure, name, folder, columns=2)
 
 
-def _panels(columns, height, sharey=True):
+def _panels(columns, height, sharex=False, sharey=True):
     """A figure, and its axes in a row."""
-    figure, axes = plt.subplots(1, columns, figsize=(8, height), sharey=sharey, squeeze=False)
+    shared = {"sharex": sharex, "sharey": sharey, "squeeze": False}
+    figure, axes = plt.subplots(1, columns, figsize=(8, height), **shared)
     return figure, axes[0]
 
 
-def _with_legend(figure, columns=3):
-    """The figure, with one legend of all its axes below them, where no data can be under it."""
+def _saved(figure, name, folder, columns=3):
+    """Save the figure whole, with one legend of all its axes below them, and return it."""
     entries = {}
     for ax in figure.axes:
         entries |= zip(*reversed(ax.get_legend_handles_labels()), strict=True)
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+    if entries:
+        figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+    with write_whole(Path(folder or folder_of_figures()) / f"{name}.png") as temporary:
+        # No software version in the file: the same picture is the same bytes.
+        figure.savefig(temporary, dpi=150, metadata={"Software": None})
+    plt.close(figure)
     return figure
 
 
-def _whole_numbers(ax, **labels):
-    ax.set(**labels)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+def _draw(ax, x, by_method, xscale, kept, baseline):
+    """Errors of each method against x, and ticks of x."""
+    for method, accuracies in by_method.items():
+        values = x[method] if isinstance(x, dict) else x
+        ax.plot(values, _errors(accuracies), **style(method), label=method)
+    if baseline is not None:
+        ax.axhline(1 - baseline, **LOOKS["baseline"], lw=1, label="baseline")
+    ax.set_xscale(xscale)
+    if xscale == "linear":
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        return
+    shares = [""] * len(x) if kept is None else [f"\n{share:.1%}" for share in kept]
+    apart, last = (max(x) / min(x)) ** (1 / 12), 0  # nearer labels would touch
+    ticks = {}
+    for value, share in zip(x, shares, strict=True):
+        if value >= apart * last:
+            ticks[value], last = f"{value:,}{share}", value
+    ax.set_xticks(list(ticks), ticks.values())
 
 
-def _bars(ax, names, groups):
-    """Bars beside one another at each of the names: {method: list of values}."""
-    width, x = 0.8 / len(groups), np.arange(len(names))
-    for k, (method, values) in enumerate(groups.items()):
-        place = x + (k - (len(groups) - 1) / 2) * width
-        look = {"color": style(method)["color"], "hatch": HATCHES[k % len(HATCHES)]}
-        ax.bar(place, values, width, **look, edgecolor="white", label=method)
-    ax.set_xticks(x, names)
-    ax.grid(axis="x", visible=False)
+def _errors(accuracies):
+    return 1 - np.minimum(accuracies, BEST)
 
 
-def _test_accuracies(ax, x, curves, baseline):
-    for method, accuracy in curves.items():
-        ax.plot(x, 1 - np.array(accuracy), **style(method), label=method)
-    _baseline(ax, 1 - baseline)
-    _errors_as_accuracies(ax, "test accuracy", xscale="log")
-
-
-def _parameters_kept(ax, ticks, decimals=0):
-    ax.set(xlabel="parameters kept", xticks=ticks)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals))
-
-
-def _baseline(ax, level, line=None, label="baseline"):
-    (line or ax.axhline)(level, **STYLES["baseline"], lw=1, label=label)
-
-
-def _errors_as_accuracies(ax, label, xscale="linear"):
-    """Errors on a logarithmic axis, written as accuracies: near 100 % is where things differ."""
-    ax.set(xscale=xscale, yscale="log", ylabel=label)
-    low, high = np.searchsorted(ACCURACIES, sorted(1 - np.array(ax.get_ylim())))
+def _accuracy_axis(ax, axis, label):
+    """Make the axis of errors logarithmic, and write accuracies: near 100 % is what matters."""
+    ax.set(**{f"{axis}scale": "log", f"{axis}label": label})
+    line = getattr(ax, f"{axis}axis")
+    low, high = np.searchsorted(ACCURACIES, sorted(1 - line.get_view_interval()))
     shown = np.array(ACCURACIES[max(0, low - 1) : high + 1])  # one tick beyond the data at least
-    ax.set_yticks(1 - shown, [f"{a:.3g}%" for a in 100 * shown])
+    line.set_ticks(1 - shown, [f"{a:.4g}%" for a in 100 * shown])
     ax.minorticks_off()
-    ax.yaxis.set_inverted(True)
-
-
-def _validation_by_epoch(ax, baseline):
-    _baseline(ax, baseline)
-    _whole_numbers(ax, xlabel="epoch", ylabel="validation accuracy")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    line.set_inverted(True)
