@@ -14,8 +14,8 @@ import numpy as np
 from filelock import FileLock
 
 from helpers import callbacks, compress, data, model, ranks, svd
-from helpers.lab import results, store
 from helpers.backend import keras
+from helpers.lab import results, store
 
 ENTROPY = keras.losses.CategoricalCrossentropy(from_logits=True)
 BY_LABEL = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -14,10 +14,10 @@ from unittest import mock
 import numpy as np
 
 from helpers import data, model
-from helpers.lab import store
 from helpers.backend import keras
 from helpers.compress import graph, kinds
 from helpers.compress.goal import find_ranks
+from helpers.lab import store
 
 SIZES = (30_300, 13_100)  # parameters, those of DLRT's LeNet-5
 # Sizes in units of the goal, and shares of the epochs: cut at once, a network trains less well.
