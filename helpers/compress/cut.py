@@ -25,8 +25,9 @@ def hidden_layers(model):
     Raises:
         ValueError: the model is not built, or not made of Keras layers.
     """
+    able = graph.compressible(model)
     outputs = graph.output_layers(model)
-    return [name for name, layer in graph.compressible(model).items() if layer not in outputs]
+    return [name for name, layer in able.items() if layer not in outputs]
 
 
 def decompose(model, layers=None):
