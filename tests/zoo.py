@@ -66,8 +66,7 @@ def transformer():
     x = L.Embedding(40, 10, name="words")(tokens)
     y = L.MultiHeadAttention(2, 5, name="attention")(x, x)
     x = L.LayerNormalization(name="norm")(x + y)
-    y = L.Dense(24, "gelu", name="wide")(x)
-    y = L.EinsumDense("abc,cd->abd", (12, 10), bias_axes="d", name="narrow")(y)
+    y = L.Dense(10, name="narrow")(L.Dense(24, "gelu", name="wide")(x))
     x = L.GlobalAveragePooling1D()(L.Add()([x, y]))
     return keras.Model(tokens, L.Dense(10, name="out")(x), name="transformer")
 
