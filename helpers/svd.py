@@ -121,7 +121,7 @@ def _weighted(W, L, R, D):
     """The SVD of Lᵀ W R as one of W; a root is None for the identity, a vector if diagonal."""
     WR = W if R is None else W * R if R.ndim == 1 else W @ R
     M = WR if L is None else L[:, None] * WR if L.ndim == 1 else L.T @ WR
-    if D is None or full_svd_is_faster(W.shape, check_rank(D)):
+    if D is None or full_svd_is_faster(W.shape, check_rank(D)) or not M.any():
         _, s, Pt = np.linalg.svd(M, full_matrices=False)
         s, Pt = s[:D], Pt[:D]
     else:  # begins at a fixed vector, so that the same W gives the same SVD

@@ -74,6 +74,7 @@ def test_the_leading_terms_alone_are_those_of_all():
 def test_whitening_of_zero_matrices_is_finite():
     for W, C in [(np.zeros((4, 3)), np.eye(4)), (np.ones((4, 3)), np.zeros((4, 4)))]:
         assert all(np.isfinite(part).all() for part in svd.decompose(W, C))
+    assert not svd.decompose(np.zeros((9, 9)), D=1).s.any()
 
 
 @given(matrices(), st.integers(1, 15))
