@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers.lab import figures, results
@@ -23,78 +24,99 @@ def table():
         for seed, tuned in enumerate([{"test_accuracy": 0.97, "parameters": 200}] * 2)
     ]
     measured.append(run(5, 0, truncated={"5": {"test_accuracy": 0.5, "parameters": 50}, "9": {}}))
-    return [row for content in measured for row in results.rows(content)]
+    return results.merge(*map(results.rows, measured))
 
 
 def test_a_table_is_read_as_it_was_written(table, tmp_path):
     results.write(tmp_path / "results.csv", table[::-1])
     again = results.read(tmp_path / "results.csv")
-    assert sorted(map(str, again)) == sorted(
-        str({key: row[key] for key in results.COLUMNS if key in row}) for row in table
-    )
-    results.write(tmp_path / "again.csv", again)
-    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "results.csv").read_bytes()
-
-
-def test_a_run_measured_anew_stands_for_the_old_one(table):
-    newer = [row | {"test_accuracy": 0.1} for row in table[:2]]
-    merged = results.merge(table, newer)
-    assert len(merged) == len(table)
-    assert [row["test_accuracy"] for row in merged].count(0.1) == 2
+    pd.testing.assert_frame_equal(again, table.sort_values(results.RUN, ignore_index=True))
+    # Ours is of \r\n lines, and git leaves it as it is.
+    results.write(tmp_path / "again.csv", results.read(results.TABLE))
+    assert (tmp_path / "again.csv").read_bytes() == results.TABLE.read_bytes()
 
 
 def test_a_seed_counts_once_and_sizes_are_those_of_the_rank(table):
-    twice = [*table, *(row | {"notebook": "03_c"} for row in table)]
-    measured = results.by_method(twice)
+    measured = results.by_method(results.merge(table, table.assign(notebook="03_c")))
     accuracies, parameters = measured["truncated"][20]
     assert (accuracies.tolist(), parameters) == ([0.9, 0.92], 200)
     assert list(measured["truncated"]) == [5, 20]
 
 
-def test_the_readme_gets_means_and_spreads(table, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder whose README has a place for the table, and no results yet."""
+    monkeypatch.setattr(results, "TABLE", tmp_path / "figures" / "results.csv")
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
+    (tmp_path / "README.md").write_text(f"before\n{results.START}old\n{results.END}\nafter\n")
+    return tmp_path
+
+
+def test_the_command_adds_runs_and_writes_all_that_shows_them(table, folder, capsys):
     assert results.main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    others = [table[0] | {"dataset": "subset"}, table[0] | {"epochs": 3, "test_accuracy": 0.1}]
-    results.write(tmp_path / "runs" / "results.csv", [*table, *others])
-    (tmp_path / "README.md").write_text(f"before\n{results.START}old\n{results.END}\nafter\n")
+    others = [table[:1].assign(dataset="subset"), table[:1].assign(epochs=3, test_accuracy=0.1)]
+    half = len(table) // 2
+    results.write(folder / "runs" / "results.csv", results.merge(table[:half], *others))
+    results.write(folder / "runs" / "measure.csv", table[half:])
     for _ in range(2):
         assert results.main([]) == 0
-        text = (tmp_path / "README.md").read_text()
-        assert text.startswith(f"before\n{results.START}| D | kept | truncated | fine-tuned |\n")
-        assert text.endswith(f"{results.END}\nafter\n")
-        assert "\n| 20 | 20.0% | 91.00 ± 1.41 (2) | 97.00 ± 0.00 (2) |\n" in text
-        assert "\n| 5 | 5.0% | 50.00 |  |\n" in text
-        assert "Baseline: 98.50 ± 0.71 (2)." in text
-        assert (
-            "\n| D | kept | exact |\n| --- | --- | --- |\n| 20 | 20.0% | 96.00 ± 0.00 (2) |" in text
-        )
-        assert "old" not in text
-    assert len(results.read(tmp_path / "results.csv")) == len(table)
-    results.write(tmp_path / "runs" / "results.csv", table[:1])  # what was measured before is kept
+        text = (folder / "README.md").read_text()
+        assert text == f"before\n{results.START}{results.small_table(table)}{results.END}\nafter\n"
+        page = (folder / "figures" / "README.md").read_text()
+        assert page == results.page(table, folder / "figures")
+        assert "- [results.png](results.png): " in page
+    assert (folder / "figures" / "results.png").stat().st_size > 1000
+    anew = table[:1].assign(test_accuracy=0.1)  # takes the old row's place; the others are kept
+    results.write(folder / "runs" / "results.csv", anew)
+    (folder / "runs" / "measure.csv").unlink()
     assert results.main([]) == 0
-    assert len(results.read(tmp_path / "results.csv")) == len(table)
-    assert (tmp_path / "results.png").stat().st_size > 1000
+    kept = results.read(folder / "figures" / "results.csv")
+    assert (len(kept), (kept["test_accuracy"] == 0.1).sum()) == (len(table), 1)
 
 
-def test_differences_are_taken_seed_by_seed():
+def test_the_page_shows_means_and_spreads(table, tmp_path):
+    text = results.page(table, tmp_path)
+    assert "\n| D | kept | plain | fine-tuned |\n| --- | --- | --- | --- |\n| 5 |" in text
+    assert "\n| 20 | 20.0% | 91.00 ± 1.41 (2) | 97.00 ± 0.00 (2) |\n" in text
+    assert "\n| 5 | 5.0% | 50.00 |  |\n" in text
+    assert "\nBaseline: 98.50 ± 0.71 (2).\n" in text
+    derivatives = (
+        "after a fifth of the baseline's epochs\n\n| D | kept | exact |\n| --- | --- | ---"
+    )
+    assert f"{derivatives} |\n| 20 | 20.0% | 96.00 ± 0.00 (2) |\n" in text
+    assert "derivatives" not in results.page(table[table["method"] != "exact"], tmp_path)
+    assert "## Pictures" not in text  # the folder has none
+
+
+def test_the_readme_shows_means_alone(table):
+    assert results.small_table(table) == (
+        "| D | kept | truncated |\n| --- | --- | --- |\n| 5 | 5.0% | 50.00 |\n"
+        "| 20 | 20.0% | 91.00 |\n\nTest accuracy in %. Baseline: 98.50. Means of seeds:\n"
+        "1 at D = 5, 2 at D = 20.\n"
+    )
+    one = table[:1].assign(D=20, seed=0, method="small_dense")
+    assert "\n1 at D = 5, 1 to 2 at D = 20.\n" in results.small_table(results.merge(table, one))
+
+
+def test_differences_are_taken_seed_by_seed(tmp_path):
     accuracies = {"fine_tuned_shared": [0.9, 0.8, 0.7], "small_dense": [0.89, 0.78, 0.67, 0.1]}
-    table = [
+    table = results.frame(
         run(5, seed) | {"method": method, "test_accuracy": accuracy, "parameters": 100}
         for method, by_seed in accuracies.items()
         for seed, accuracy in enumerate(by_seed)
-    ]
-    table += [row | {"D": 10} for row in table if row["seed"] == 0]  # alone, no standard error
+    )
+    alone = table[table["seed"] == 0].assign(D=10)  # has no standard error
+    table = results.merge(table, alone)
     found = results.differences(table, "fine_tuned_shared", "small_dense")
     assert list(found) == [5]
     np.testing.assert_allclose(found[5], [0.01, 0.02, 0.03])
     assert results.differences(table, "small_dense", "fine_tuned_shared")[5].max() < 0
     assert results.differences(table, "fine_tuned_shared", "exact") == {}
-    table += [row for s in (0, 1, 2) for row in results.rows(run(5, s))]
-    lines = results.markdown(table).splitlines()
-    assert "| | D = 5 |" in lines
+    table = results.merge(table, *(results.rows(run(5, seed)) for seed in (0, 1, 2)))
+    lines = results.page(table, tmp_path).splitlines()
+    assert "|  | D = 5 |" in lines
     # the standard error is 0.01 / √3
     line = "| fine-tuned, shared ranks − small dense network | +2.00 ± 0.58 (3) |"
     assert line in lines
@@ -104,20 +126,34 @@ def test_a_notebook_comes_before_the_script_that_makes_its_networks():
     row = run(20, 0) | {"method": "truncated", "test_accuracy": 0.9, "parameters": 200}
     measured = [row | {"notebook": "measure", "test_accuracy": 0.1}, row]
     for rows in (measured, measured[::-1]):
-        assert results.by_method(rows)["truncated"][20][0].tolist() == [0.9]
+        assert results.by_method(results.frame(rows))["truncated"][20][0].tolist() == [0.9]
 
 
-def test_the_readme_shows_the_committed_table():
+def test_the_readmes_show_the_committed_table():
+    table, folder = results.read(results.TABLE), results.TABLE.parent
     readme = results.README.read_text(encoding="utf-8")
     shown = readme.partition(results.START)[2].partition(results.END)[0]
-    assert shown == results.markdown(results.read(results.TABLE))
+    assert shown == results.small_table(table)
+    assert (folder / "README.md").read_text(encoding="utf-8") == results.page(table, folder)
 
 
-def test_a_damaged_table_is_one_sentence(tmp_path, monkeypatch, capsys):
-    (tmp_path / "results.csv").write_text("D,seed\nx,1\n")
-    with pytest.raises(ValueError, match=r"results\.csv is not a table of results"):
-        results.read(tmp_path / "results.csv")
-    monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
+def test_each_picture_has_a_line():
+    named = set(pd.read_csv(results.PICTURES)["picture"])
+    kept = {
+        path.name for path in results.TABLE.parent.glob("*") if path.suffix in (".png", ".html")
+    }
+    assert named == kept
+
+
+@pytest.mark.parametrize(
+    "row", ["01,x,0,mnist,15,m,0.5,1", "01,5,0,mnist,15,m,,1", "01,5,0,mnist,15,m,0.5,x", "D\n1"]
+)
+def test_a_damaged_table_is_one_sentence(folder, capsys, row):
+    header = "notebook,D,seed,dataset,epochs,method,test_accuracy,parameters\n"
+    results.TABLE.parent.mkdir()
+    results.TABLE.write_text(row if row.startswith("D") else header + row)
+    with pytest.raises(ValueError, match=r"^results\.csv is not a table of results[^\n]*$"):
+        results.read(results.TABLE)
     assert results.main([]) == 2
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
@@ -129,12 +165,10 @@ def test_what_the_readme_claims_of_the_committed_table():
         for method, by_rank in results.by_method(results.read(results.TABLE)).items()
         for D, (accuracies, _) in by_rank.items()
     }
-    dense = [
-        accuracy
-        for source in ("public solutions", "DLRT, means")
-        for _, accuracy in results.PUBLISHED[source]
-    ]
-    assert mean["fine_tuned_shared", 20] > max(dense)
+    published = pd.read_csv(results.PUBLISHED).groupby("source")["test_accuracy"]
+    assert (
+        mean["fine_tuned_shared", 20] > published.max()[["public solutions", "DLRT, means"]].max()
+    )
     assert mean["fine_tuned_shared", 20] > mean["baseline", 20] - 0.001
     assert mean["shared", 20] > mean["baseline", 20] - 0.001
     assert mean["fine_tuned_shared", 20] > mean["small_dense", 20] + 0.001
@@ -144,7 +178,7 @@ def test_what_the_readme_claims_of_the_committed_table():
         mean["random_factors_shared", D] > mean["fine_tuned_shared", D] - 0.01 for D in (5, 10, 20)
     )
     assert mean["dynamic_ranks", 20] > mean["fine_tuned", 20]
-    assert mean["truncated", 20] > results.PUBLISHED["public solutions"][0][1] + 0.02
+    assert mean["truncated", 20] > published.first()["public solutions"] + 0.02
     assert mean["straight_through", 20] < mean["tangent", 20] - 0.008
     assert abs(mean["dynamic_no_training_ranks", 20] - mean["dynamic_ranks", 20]) < 0.0015
     for method in ("dynamic_no_training_ranks", "dynamic_ranks"):
@@ -155,54 +189,43 @@ def test_what_the_readme_claims_of_the_committed_table():
     assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01
 
 
-def test_the_size_of_dlrts_dense_network_is_counted():
+def test_the_sizes_of_dlrt_are_counted():
+    table = pd.read_csv(results.PUBLISHED)
+    table = table[table["source"] == "DLRT, means"]
     widths = [784] * 5 + [10]
-    assert sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(widths)) == results.DLRT
+    dense = sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(widths))
+    share = table["note"].str.extract(r"([\d.]+)% kept")[0].astype(float) / 100
+    np.testing.assert_allclose(table["parameters"], share * dense, atol=0.5)
 
 
-def test_a_readme_without_a_place_for_the_table_stays_as_it_is(
-    table, tmp_path, monkeypatch, capsys
-):
-    for name in ("README", "TABLE"):
-        monkeypatch.setattr(results, name, tmp_path / name)
-    monkeypatch.setattr(results, "RUNS", tmp_path)
-    results.write(tmp_path / "measure.csv", table)
-    (tmp_path / "README").write_text(results.START + "more", encoding="utf-8")
+def test_a_readme_without_a_place_for_the_table_stays_as_it_is(table, folder, capsys):
+    results.write(folder / "runs" / "measure.csv", table)
+    (folder / "README.md").write_text(results.START + "more", encoding="utf-8")
     assert results.main([]) == 2
-    assert capsys.readouterr().err.startswith("README has no place for a table")
-    assert (tmp_path / "README").read_text(encoding="utf-8") == results.START + "more"
-    assert not (tmp_path / "TABLE").exists()
+    assert capsys.readouterr().err.startswith("README.md has no place for a table")
+    assert (folder / "README.md").read_text(encoding="utf-8") == results.START + "more"
+    assert not results.TABLE.exists()
 
 
-def test_every_method_has_a_style():
-    assert set(results.METHODS.values()) <= set(figures.STYLES)
+def test_every_method_has_a_look():
+    labels = {*results.FIRST.values(), *results.OTHERS.values()}
+    assert labels <= set(figures.LOOKS)
 
 
 def test_the_rows_of_a_table_are_sorted_by_run_and_method(table, tmp_path):
     rng = np.random.default_rng(0)
-    results.write(tmp_path / "results.csv", [table[i] for i in rng.permutation(len(table))])
+    results.write(tmp_path / "results.csv", table.iloc[rng.permutation(len(table))])
     lines = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "notebook,D,seed,dataset,epochs,method,test_accuracy,parameters"
-    found = [
-        (row["D"], row["seed"], row["method"]) for row in results.read(tmp_path / "results.csv")
-    ]
-    assert found == [
+    found = results.read(tmp_path / "results.csv")[["D", "seed", "method"]]
+    assert [*found.itertuples(index=False, name=None)] == [
         *[(5, 0, "baseline"), (5, 0, "truncated")],
         *[(20, s, m) for s in (0, 1) for m in ("baseline", "exact", "fine_tuned", "truncated")],
     ]
 
 
 def test_a_missing_table_has_no_rows(tmp_path):
-    assert results.read(tmp_path / "results.csv") == []
-
-
-def test_numbers_are_read_as_numbers(table, tmp_path):
-    results.write(tmp_path / "results.csv", table)
-    for row in results.read(tmp_path / "results.csv"):
-        kinds = {key: type(value) for key, value in row.items()}
-        assert kinds == {
-            key: type(table[0][key]) if key != "parameters" else int for key in row
-        } | {"test_accuracy": float}
+    pd.testing.assert_frame_equal(results.read(tmp_path / "results.csv"), results.frame())
 
 
 def test_a_run_has_a_row_for_each_method_at_its_rank():
@@ -215,38 +238,40 @@ def test_a_run_has_a_row_for_each_method_at_its_rank():
         exact=EXACT,
     )
     about = {"notebook": "02_b", "D": 20, "seed": 3, "dataset": "mnist", "epochs": 15}
-    assert results.rows(measured) == [
+    rows = [
         about | {"method": "baseline", "test_accuracy": 0.98 + 3 / 100, "parameters": 1000},
         about | {"method": "truncated", "test_accuracy": 0.5, "parameters": 7},
         about | {"method": "exact", "test_accuracy": 0.96},
     ]
+    pd.testing.assert_frame_equal(results.rows(measured), results.frame(rows))
 
 
 def test_of_the_same_run_the_newer_row_counts_of_others_both():
     old = {"notebook": "a", "D": 1, "seed": 0, "dataset": "x", "epochs": 1, "method": "m"}
+    old["test_accuracy"] = 0.9
     for key in results.RUN:
-        other = old | {key: "another"}
-        assert results.merge([old], [other]) == [old, other]
+        other = old | {key: 7}
+        assert len(results.merge(results.frame([old]), results.frame([other]))) == 2
     new = old | {"test_accuracy": 0.5}
-    assert results.merge([old | {"test_accuracy": 0.1}], [new]) == [new]
+    merged = results.merge(results.frame([old | {"test_accuracy": 0.1}]), results.frame([new]))
+    assert merged["test_accuracy"].tolist() == [0.5]
 
 
-def test_the_baseline_of_the_readme_is_that_of_most_seeds(table, tmp_path):
-    more = [row | {"D": 9, "seed": i} for i in range(3) for row in table[:1]]
-    assert results._baseline(results.by_method([*table, *more]))[0] == 1000
-    assert len(results._baseline(results.by_method([*table, *more]))[1]) == 3
-    assert (results.picture(table, tmp_path), len([*tmp_path.glob("*.png")]))[1] == 1
+def test_the_baseline_is_that_of_the_rank_with_most_seeds(table, tmp_path):
+    baseline = table[table["method"] == "baseline"][:1]
+    more = [baseline.assign(D=9, seed=seed, test_accuracy=0.7) for seed in range(3)]
+    more = results.merge(table, *more)
+    assert "\nBaseline: 70.00 ± 0.00 (3).\n" in results.page(more, tmp_path)
+    results.picture(table, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.png"]
 
 
-def test_of_as_many_seeds_those_count_where_most_baselines_are(table):
-    longer = [
-        row | {"method": "baseline_longer", "test_accuracy": row["D"] / 100}
-        for row in table
-        if row["method"] == "baseline" and row["seed"] == 0
-    ]
-    measured = results.by_method([*table, *longer])
-    assert measured["baseline_longer"].keys() == {5, 20}
-    assert results._baseline(measured, "baseline_longer")[1] == [0.2]
+def test_of_as_many_seeds_those_count_where_most_baselines_are(table, tmp_path):
+    longer = table[(table["method"] == "baseline") & (table["seed"] == 0)]
+    longer = longer.assign(method="baseline_longer", test_accuracy=longer["D"] / 100)
+    assert sorted(longer["D"]) == [5, 20]
+    said = "; trained on for as long as fine-tuning takes: 20.00.\n"
+    assert said in results.page(results.merge(table, longer), tmp_path)
 
 
 def test_a_size_is_that_of_the_row_or_else_of_the_rank():
@@ -258,7 +283,7 @@ def test_a_size_is_that_of_the_row_or_else_of_the_rank():
         about | {"D": 7, "method": "dynamic", "parameters": 150},
         about | {"D": 7, "method": "exact"},
     ]
-    measured = results.by_method(table)
+    measured = results.by_method(results.frame(table))
     sizes = {m: {D: size for D, (_, size) in found.items()} for m, found in measured.items()}
     assert sizes == {
         "fine_tuned": {5: 100},
@@ -269,25 +294,15 @@ def test_a_size_is_that_of_the_row_or_else_of_the_rank():
     }
 
 
-def test_the_readme_shows_what_was_published(table):
-    text = results.markdown(table)
-    assert (
-        "| public solutions | 93.86 with 215,370, 97.43 with 215,370, 97.94 with 215,370, " in text
-    )
-    assert text.count("| DLRT, means | 97.40 with 133,") == 1
-    head = "| published | test accuracy in %, with so many parameters |\n| --- | --- |\n"
-    assert f"\n{head}| public" in text
-    assert "The derivatives of notebook 3, after a fifth of the baseline's epochs:" in text
-    plain = results.markdown([row for row in table if row["method"] != "exact"])
-    assert "derivatives" not in plain
-    assert text.startswith(
-        "| D | kept | truncated | fine-tuned |\n| --- | --- | --- | --- |\n| 5 |"
-    )
-    assert text.endswith("|\n")
+def test_the_page_shows_what_was_published(table, tmp_path):
+    text = results.page(table, tmp_path)
+    head = "| source | method | parameters | test accuracy | reference | note |\n| --- "
+    assert head in text
+    assert "\n| public solutions | truncated, D = 20 | 215,370 | 93.86% | bensedd" in text
+    assert text.count("\n| DLRT, means | DLRT, 784×5-10 | 133,359 | 97.40% | Schotth") == 1
 
 
-def test_other_baselines_stand_beside_the_baseline(table):
-    adamw = [row | {"method": "baseline_adamw", "test_accuracy": 0.5} for row in table[:2]]
-    assert "Baseline: 98.50 ± 0.71 (2); trained by AdamW: 50.00.\n" in results.markdown(
-        table + adamw
-    )
+def test_other_baselines_stand_beside_the_baseline(table, tmp_path):
+    adamw = table[:1].assign(method="baseline_adamw", test_accuracy=0.5)
+    text = results.page(results.merge(table, adamw), tmp_path)
+    assert "Baseline: 98.50 ± 0.71 (2); trained by AdamW: 50.00.\n" in text

@@ -1,38 +1,40 @@
-"""The results of all runs: one table, one picture, the README's table.
+"""The results of all runs: one table, one picture, and the tables of two READMEs.
 
-`python -m helpers.lab.results` adds what the sweep has measured on whole MNIST, at the default
-epochs, to figures/results.csv, and from that draws figures/results.png and writes the table in
-README.md.
+`python -m helpers.lab.results` adds the runs on whole MNIST at the default epochs to
+figures/results.csv. From that table it draws figures/results.png, and writes figures/README.md
+and the small table in README.md.
 """
 
 import argparse
-import csv
 import sys
 
 import numpy as np
+import pandas as pd
 
 from .. import PROJECT
-from . import figures
+from . import RUNS, figures
 from .files import write_whole
 
-COLUMNS = ("notebook", "D", "seed", "dataset", "epochs", "method", "test_accuracy", "parameters")
-RUN = COLUMNS[:6]  # what tells one row from another
-# The few that matter first, then all.
+TYPES = {"notebook": str, "D": int, "seed": int, "dataset": str, "epochs": int, "method": str}
+RUN = [*TYPES]  # these columns tell one row from another
+TYPES |= {"test_accuracy": float, "parameters": "Int64"}  # not every row has its parameters
 FIRST = {
-    "truncated": "truncated",
+    "truncated": "plain",
     "shared": "layer by layer, shared ranks",
     "fine_tuned": "fine-tuned",
     "fine_tuned_shared": "fine-tuned, shared ranks",
     "dynamic_ranks": "dynamic, shrinking ranks",
     "small_dense": "small dense network",
 }
-METHODS = FIRST | {
+SMALL = {"truncated": "truncated"}  # the table in README.md
+SMALL |= {method: FIRST[method] for method in ("shared", "fine_tuned_shared", "small_dense")}
+OTHERS = {
     "whitened": "whitened",
     "two_sided": "two-sided",
     "layer_by_layer": "layer by layer",
     "random_factors": "random factors",
     "random_factors_shared": "random factors, shared ranks",
-    "truncated_adamw": "truncated, baseline by AdamW",
+    "truncated_adamw": "plain, baseline by AdamW",
     "from_scratch": "from scratch",
 }
 RANKS = {
@@ -42,7 +44,8 @@ RANKS = {
     "dynamic_no_training_ranks": "shared before training",
     "dynamic_ranks": "shrinking",
 }
-# What a claim rests on: the first less the second, seed by seed.
+DERIVATIVES = {"straight_through": "straight-through", "tangent": "tangent", "exact": "exact"}
+# Claims rest on these differences: the first less the second, seed by seed.
 PAIRS = {
     ("fine_tuned_shared", "small_dense"): "fine-tuned, shared ranks − small dense network",
     ("fine_tuned_shared", "random_factors_shared"): "… − random factors, shared ranks",
@@ -50,221 +53,185 @@ PAIRS = {
     ("dynamic_ranks", "fine_tuned_shared"): "dynamic, shrinking ranks − fine-tuned, shared ranks",
     ("from_scratch", "small_dense"): "from scratch − small dense network",
 }
-DERIVATIVES = {"straight_through": "straight-through", "tangent": "tangent", "exact": "exact"}
 BASELINES = {
     "baseline": "Baseline",
     "baseline_longer": "trained on for as long as fine-tuning takes",
     "baseline_adamw": "trained by AdamW",
 }
-DLRT = 4 * 784 * 784 + 784 * 10 + 4 * 784 + 10  # parameters of its dense network, 784×5-10
-# (parameters, test accuracy).
-PUBLISHED = {
-    # The best of the public solutions of these three problems, D = 20, a run each: truncated
-    # (benseddikismail/network-compression-SVD), straight-through (sushantkotwal96/
-    # Network-Compression-in-Deep-Neural-Networks), differentiated SVD (nileshrathi99/
-    # network-compression), fine-tuned (the first again).
-    "public solutions": [
-        *[(215_370, 0.9386), (215_370, 0.9743), (215_370, 0.9794), (215_370, 0.9799)],
-    ],
-    # Schotthöfer et al., NeurIPS 2022: the authors' means, CSMMLab/DLRT-Net, illustration/; where
-    # they give a range of sizes, its middle.
-    "DLRT, means": [
-        *[(0.054 * DLRT, 0.9740), (0.067 * DLRT, 0.9781), (0.091 * DLRT, 0.9795)],
-        *[(0.115 * DLRT, 0.9812), (0.160 * DLRT, 0.9849), (0.214 * DLRT, 0.9858)],
-        *[(0.319 * DLRT, 0.9859), (0.470 * DLRT, 0.9861)],
-    ],
-    # Schotthöfer et al., same place: LeNet-5, convolutional.
-    "DLRT, LeNet-5": [(13_100, 0.9812), (30_300, 0.9821)],
-    # Weights left, without biases: structured Bayesian pruning of 784-500-300-10 (Neklyudov et
-    # al., NeurIPS 2017), SSL (Wen et al., NeurIPS 2016), Han et al., NeurIPS 2015.
-    "pruning": [(48_550, 0.9845), (90_000, 0.9851), (22_000, 0.9841)],
-}
-EPOCHS = 15  # of the notebooks by default; other runs are for whoever made them
-SIZED = ("truncated", "fine_tuned", "dynamic")  # of the same size at the same D
-RUNS = PROJECT / ".runs"  # what the sweep writes
+EPOCHS = 15  # the notebooks' default; the table has no other runs
+SIZED = "truncated", "fine_tuned", "dynamic"  # at the same D, these have the same size
 TABLE = PROJECT / "figures" / "results.csv"
+PUBLISHED = PROJECT / "figures" / "published.csv"
+PICTURES = PROJECT / "figures" / "pictures.csv"
 README = PROJECT / "README.md"
 START, END = "<!-- written by python -m helpers.lab.results -->\n", "<!-- end -->"
+PAGE = """# Tables and pictures
+
+`python -m helpers.lab.results` writes this page from [results.csv](results.csv), which has a row
+for each run and method, and from [published.csv](published.csv). Rows whose notebook is `measure`
+come from `python -m tests.measuring.networks`, which makes the same networks and more controls.
+
+![Test accuracy against parameters, beside published results](results.png)
+
+Tables show test accuracy in %: mean ± standard deviation over seeds, and the number of seeds if
+there are several.
+"""
 
 
 def rows(measured):
-    """A run's results as rows of the table: what every method reached at the run's D.
+    """A run's results as rows of the table, one for each method at the run's D.
 
-    >>> rows({"D": 5, "cut": {"5": {"test_accuracy": 0.5}, "full": {"test_accuracy": 1}}})
-    [{'D': 5, 'method': 'cut', 'test_accuracy': 0.5}]
+    Raises:
+        KeyError, TypeError, ValueError: these are not the results of a run.
+
+    >>> run = {"notebook": "01", "D": 5, "seed": 0, "dataset": "mnist", "epochs": 15}
+    >>> cut = {"5": {"test_accuracy": 0.5}, "full": {"test_accuracy": 1}}
+    >>> rows(run | {"cut": cut})[["D", "method", "test_accuracy"]].to_numpy().tolist()
+    [[5, 'cut', 0.5]]
     """
-    run = {key: value for key, value in measured.items() if key in COLUMNS}
+    run = {key: measured[key] for key in RUN if key != "method"}
     found = []
     for method, row in measured.items():
         if isinstance(row, dict):
-            row = row.get(str(measured["D"]), row)
+            row = row.get(str(run["D"]), row)
         if isinstance(row, dict) and "test_accuracy" in row:
-            found.append(run | {"method": method} | {k: row[k] for k in COLUMNS if k in row})
-    return found
+            found.append(run | {"method": method} | row)
+    return frame(found)
+
+
+def frame(rows=()):
+    """The rows, dicts, as a table of all columns."""
+    return pd.DataFrame(rows, columns=[*TYPES]).astype(TYPES)
 
 
 def read(path):
-    """The rows of a table, numbers as numbers; none if there is no table.
+    """The table in a CSV file; a table without rows if there is no file.
 
     Raises:
         ValueError: the file is damaged.
     """
     if not path.exists():
-        return []
-    kinds = {"D": int, "seed": int, "epochs": int, "test_accuracy": float, "parameters": int}
+        return frame()
+    options = {"usecols": [*TYPES], "dtype": TYPES, "keep_default_na": False}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            found = [{key: row[key] for key in COLUMNS if row[key]} for row in csv.DictReader(file)]
-        return [{k: kinds.get(k, str)(value) for k, value in row.items()} for row in found]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path.name} is not a table of results, or damaged ({error}).") from error
+        table = pd.read_csv(path, **options, na_values={"parameters": [""]})
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path.name} is not a table of results, or damaged ({reason})."
+        ) from error
+    return table[[*TYPES]]
 
 
 def write(path, table):
-    """Write the rows as CSV, sorted, whole."""
-    with write_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(sorted(table, key=_run))
+    """Write the table as a CSV file, sorted, whole."""
+    with write_whole(path) as temporary:
+        table.sort_values(RUN).to_csv(temporary, index=False, lineterminator="\r\n")
 
 
-def merge(old, new):
-    """All rows of both tables; where both have a row of the same run and method, the new one."""
-    return list({_run(row): row for row in [*old, *new]}.values())
-
-
-def _run(row):
-    return tuple(row[key] for key in RUN)
+def merge(*tables):
+    """All rows of the tables; where several have a row of the same run and method, the last."""
+    return pd.concat(tables).drop_duplicates(RUN, keep="last")
 
 
 def by_method(table):
     """{method: {D: (accuracies (seeds,), parameters)}} of a table of one data set.
 
-    A method may stand in the rows of several notebooks: a seed counts once.
+    Several notebooks may have a row of the same method, D and seed: it counts once.
     """
-    return {
-        method: {D: _columns(by_rank[D].values()) for D in sorted(by_rank)}
-        for method, by_rank in _by_seed(table).items()
-    }
+    found = {}
+    for (method, D), group in _by_seed(table).groupby(["method", "D"]):
+        cell = group["test_accuracy"].to_numpy(), float(group["parameters"].mean())
+        found.setdefault(method, {})[D] = cell
+    return found
 
 
 def _by_seed(table):
-    """{method: {D: {seed: (accuracy, parameters)}}}.
+    """One row for each method, D and seed, with its parameters.
 
-    Where several notebooks have a row of a seed, that of the last counts; a notebook's comes before
-    that of tests/measure.py, which makes the same networks.
+    The last notebook counts; `measure` counts where no notebook has the row.
     """
-    size = {
-        row["D"]: row["parameters"]
-        for row in table
-        if row["method"] in SIZED and "parameters" in row
-    }
-    found = {}
-    for row in sorted(table, key=lambda row: (row["notebook"] != "measure", _run(row))):
-        by_seed = found.setdefault(row["method"], {}).setdefault(row["D"], {})
-        by_seed[row["seed"]] = row["test_accuracy"], row.get("parameters", size.get(row["D"]))
-    return found
+    table = table.assign(own=table["notebook"] != "measure").sort_values(["own", *RUN])
+    sized = table[table["method"].isin(SIZED)].dropna(subset="parameters")
+    size = sized.groupby("D")["parameters"].last()
+    parameters = table["parameters"].fillna(table["D"].map(size)).astype(float)
+    return table.assign(parameters=parameters).drop_duplicates(["method", "D", "seed"], keep="last")
 
 
 def differences(table, first, second):
-    """{D: accuracies of one method less those of another (seeds,)}, of the seeds that have both.
+    """{D: accuracies of one method less those of another (seeds,)}, for seeds that have both.
 
     A D with fewer than two such seeds is left out.
     """
-    by_seed = _by_seed(table)
-    ours, theirs = by_seed.get(first, {}), by_seed.get(second, {})
-    found = {}
-    for D in sorted(ours.keys() & theirs.keys()):
-        both = sorted(ours[D].keys() & theirs[D].keys())
-        if len(both) > 1:
-            found[D] = np.array([ours[D][seed][0] - theirs[D][seed][0] for seed in both])
-    return found
-
-
-def _columns(pairs):
-    accuracies, sizes = zip(*pairs, strict=True)
-    return np.array(accuracies), float(np.mean(sizes))
+    wide = _by_seed(table).pivot(index=["D", "seed"], columns="method", values="test_accuracy")
+    wide = wide.reindex(columns=[first, second])
+    points = (wide[first] - wide[second]).dropna()
+    return {D: group.to_numpy() for D, group in points.groupby("D") if len(group) > 1}
 
 
 def picture(table, folder):
-    """Draw the table of one data set beside what is published: results.png in the folder."""
+    """Draw the table of one data set beside published results: results.png in the folder."""
     measured = by_method(table)
     curves = {label: measured[method] for method, label in FIRST.items() if method in measured}
-    whole, baseline = _baseline(measured)
-    return figures.accuracy_by_size(curves, whole, baseline, PUBLISHED, "results", folder)
+    published = {
+        source: [*zip(group["parameters"], group["test_accuracy"], strict=True)]
+        for source, group in pd.read_csv(PUBLISHED).groupby("source", sort=False)
+    }
+    accuracies, whole = _baseline(measured)
+    return figures.accuracy_by_size(curves, whole, accuracies, published, "results", folder)
 
 
 def _baseline(measured, method="baseline"):
-    """Its parameters, and its accuracies (seeds,): those of the D with the most seeds of all."""
+    """Its accuracies (seeds,) and parameters at the D with the most seeds."""
 
     def seeds(D):
         return [len(measured[name].get(D, [[]])[0]) for name in (method, "baseline")]
 
-    accuracies, parameters = measured[method][max(measured[method], key=seeds)]
-    return parameters, accuracies
+    return measured[method][max(measured[method], key=seeds)]
 
 
-def markdown(table):
-    """The README's tables: mean ± standard deviation over seeds, in percent."""
+def small_table(table):
+    """The table in README.md: means alone, and the number of seeds in a line below."""
+    accuracies, whole = _baseline(by_method(table))
+    seeds = _by_seed(table)
+    count = (
+        seeds[seeds["method"].isin(SMALL)]
+        .groupby(["D", "method"])
+        .size()
+        .groupby("D")
+        .agg(["min", "max"])
+    )
+    said = [
+        f"{low} at D = {D}" if low == high else f"{low} to {high} at D = {D}"
+        for D, low, high in count.itertuples()
+    ]
+    lines = _cells(table, SMALL, whole, lambda a: f"{100 * np.mean(a):.2f}")
+    return (
+        f"{lines}\nTest accuracy in %. Baseline: {_cell(accuracies).split()[0]}. Means of seeds:\n"
+        f"{', '.join(said)}.\n"
+    )
+
+
+def page(table, folder):
+    """The page figures/README.md: all tables, and a line for each picture in the folder."""
     measured = by_method(table)
-    whole, _ = _baseline(measured)
+    whole = _baseline(measured)[1]
     baselines = [
-        f"{label}: {_cell(_baseline(measured, method)[1])}"
+        f"{label}: {_cell(_baseline(measured, method)[0])}"
         for method, label in BASELINES.items()
         if method in measured
     ]
-    lines = _table(measured, FIRST, whole)
-    lines.append(
-        "\nTest accuracy in %, mean ± standard deviation over seeds, and how many, if more than"
-    )
-    lines.append(f"one. {'; '.join(baselines)}.\n\nAll that was measured:\n")
-    lines += _table(measured, {m: label for m, label in METHODS.items() if m not in FIRST}, whole)
-    lines.append("\n| published | test accuracy in %, with so many parameters |\n| --- | --- |")
-    for name, points in PUBLISHED.items():
-        found = ", ".join(f"{100 * accuracy:.2f} with {size:,.0f}" for size, accuracy in points)
-        lines.append(f"| {name} | {found} |")
-    lines += _pairs(table)
-    for title, labels in (
-        ("Dynamic networks, by how their ranks are chosen:", RANKS),
-        ("The derivatives of notebook 3, after a fifth of the baseline's epochs:", DERIVATIVES),
-    ):
-        if rows := _table(measured, labels, whole):
-            lines += [f"\n{title}\n", *rows]
-    return "\n".join(lines) + "\n"
-
-
-def _table(measured, labels, whole):
-    """A line for each D, a column for each method that is both labelled and measured."""
-    methods = [method for method in labels if method in measured]
-    if not methods:
-        return []
-    lines = ["| D | kept | " + " | ".join(labels[method] for method in methods) + " |"]
-    lines.append("| --- " * (2 + len(methods)) + "|")
-    for D in sorted({D for method in methods for D in measured[method]}):
-        cells = [_cell(measured[m][D][0]) if D in measured[m] else "" for m in methods]
-        size = max(measured[m][D][1] for m in methods if D in measured[m])
-        lines.append(f"| {D} | {size / whole:.1%} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _pairs(table):
-    """A line for each pair of methods, a column for each D: mean difference ± standard error."""
-    found = {label: differences(table, *pair) for pair, label in PAIRS.items()}
-    ranks = sorted({D for by_rank in found.values() for D in by_rank})
-    if not ranks:
-        return []
-    lines = ["\nDifferences in points, seed by seed: mean ± standard error, and how many seeds:\n"]
-    lines.append("| | " + " | ".join(f"D = {D}" for D in ranks) + " |")
-    lines.append("| --- " * (1 + len(ranks)) + "|")
-    for label, by_rank in found.items():
-        cells = [_difference(by_rank[D]) if D in by_rank else "" for D in ranks]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _difference(points):
-    error = np.std(points, ddof=1) / np.sqrt(len(points))
-    return f"{100 * np.mean(points):+.2f} ± {100 * error:.2f} ({len(points)})"
+    derivatives = "The derivatives of notebook 3, after a fifth of the baseline's epochs"
+    sections = {
+        "The main methods": f"{_cells(table, FIRST, whole)}\n{'; '.join(baselines)}.\n",
+        "Other methods": _cells(table, OTHERS, whole),
+        "Differences in points, seed by seed: mean ± standard error (seeds)": _pairs(table),
+        "Dynamic networks, by the choice of their ranks": _cells(table, RANKS, whole),
+        derivatives: _cells(table, DERIVATIVES, whole),
+        "Published results": _published(),
+        "Pictures": _pictures(folder),
+    }
+    return PAGE + "".join(f"\n## {title}\n\n{text}" for title, text in sections.items() if text)
 
 
 def _cell(accuracies):
@@ -274,21 +241,71 @@ def _cell(accuracies):
     return f"{mean} ± {100 * np.std(accuracies, ddof=1):.2f} ({len(accuracies)})"
 
 
-def _is_whole(row):
-    return row["dataset"] == "mnist" and row["epochs"] == EPOCHS
+def _cells(table, labels, whole, cell=_cell):
+    """A line for each D, a column for each method that has both a label and results."""
+    seeds = _by_seed(table)
+    groups = seeds[seeds["method"].isin(labels)].groupby(["D", "method"])
+    if not len(groups):
+        return ""
+    cells = groups["test_accuracy"].agg(cell).unstack(fill_value="")
+    cells = cells[[method for method in labels if method in cells]].rename(columns=labels)
+    kept = groups["parameters"].mean().groupby("D").max() / whole
+    cells.insert(0, "kept", kept.map("{:.1%}".format))
+    return _markdown(cells.reset_index())
+
+
+def _pairs(table):
+    """A line for each pair of methods, a column for each D."""
+    found = {label: differences(table, *pair) for pair, label in PAIRS.items()}
+    ranks = sorted({D for by_rank in found.values() for D in by_rank})
+    cells = {"": [*found]}
+    for D in ranks:
+        cells[f"D = {D}"] = [_difference(by_rank.get(D)) for by_rank in found.values()]
+    return _markdown(pd.DataFrame(cells)) if ranks else ""
+
+
+def _difference(points):
+    if points is None:
+        return ""
+    error = np.std(points, ddof=1) / np.sqrt(len(points))
+    return f"{100 * np.mean(points):+.2f} ± {100 * error:.2f} ({len(points)})"
+
+
+def _published():
+    table = pd.read_csv(PUBLISHED, keep_default_na=False)
+    table["parameters"] = table["parameters"].map("{:,}".format)
+    table["test_accuracy"] = table["test_accuracy"].map("{:.2%}".format)
+    return _markdown(table.rename(columns={"test_accuracy": "test accuracy"}))
+
+
+def _pictures(folder):
+    table = pd.read_csv(PICTURES)
+    lines = [
+        f"- [{name}]({name}): {shows}\n"
+        for name, shows in zip(table["picture"], table["shows"], strict=True)
+        if (folder / name).exists()
+    ]
+    return "".join(lines)
+
+
+def _markdown(table):
+    lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def main(arguments=None):
+    """Add new runs to the table, and write all that shows it; return 0, or 2 with a reason."""
     argparse.ArgumentParser(prog="python -m helpers.lab.results", description=__doc__).parse_args(
         arguments
     )
     try:
-        new = read(RUNS / "results.csv") + read(RUNS / "measure.csv")
-        table = merge(read(TABLE), [row for row in new if _is_whole(row)])
+        new = merge(read(RUNS / "results.csv"), read(RUNS / "measure.csv"))
+        new = new[(new["dataset"] == "mnist") & (new["epochs"] == EPOCHS)]
+        table = merge(read(TABLE), new)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    if not table:
+    if table.empty:
         print("There are no results yet: run python -m helpers first.", file=sys.stderr)
         return 2
     before, start, rest = README.read_text(encoding="utf-8").partition(START)
@@ -298,8 +315,12 @@ def main(arguments=None):
         return 2
     write(TABLE, table)
     picture(table, TABLE.parent)
-    with write_whole(README) as temporary:
-        temporary.write_text(before + START + markdown(table) + END + after, encoding="utf-8")
+    for path, text in (
+        (TABLE.with_name("README.md"), page(table, TABLE.parent)),
+        (README, before + START + small_table(table) + END + after),
+    ):
+        with write_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return 0
 
 
