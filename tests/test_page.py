@@ -13,7 +13,7 @@ from helpers.backend import keras
 from helpers.lab import page
 from helpers.ranks import shared_ranks
 
-RANKS = [3, 1, 8]
+RANKS = [3, 1]
 COMMITTED = PROJECT / "figures" / page.NAME
 BROWSERS = "chromium", "google-chrome", "chrome", "chromium-browser"
 
@@ -57,27 +57,26 @@ def pixels(uri):
 
 
 def test_a_cut_is_what_compress_makes(measured, network, few):
-    sighted = {"inputs": few.x_train, "loss": page.LOSS}
-    by_loss = compress.decompose(network, **sighted)
-    assert measured["D"] == [1, 3, 8, 32]
-    for i, D in enumerate([1, 3, 8]):
-        ranks = {page.PLAIN: [D] * 3, page.BEST: shared_ranks(by_loss, D)}
-        cuts = {page.PLAIN: compress.truncate(network, D)}
-        cuts[page.BEST] = compress.truncate(network, ranks[page.BEST], **sighted)
-        for method, cut in cuts.items():
-            found = measured["methods"][method][i]
-            W_D = cut.get_layer("hidden_1").get_weights()[0]
-            assert found["ranks"] == ranks[method]
-            assert found["accuracy"] == pytest.approx(model.accuracy(cut, *few.test), abs=2e-3)
-            assert len(found["s"]) == ranks[method][0]
-            assert np.allclose(found["s"], svd.decompose(W_D).s[: len(found["s"])], rtol=1e-3)
-            by_name = dict(zip(by_loss, ranks[method], strict=True))
-            assert found["parameters"] == compress.kept_parameters(network, by_name)
+    plain, seen = compress.decompose(network), compress.observe(network, few.x_train, page.LOSS)
+    assert measured["D"] == [1, 3, 32]
+    for i, D in enumerate([1, 3]):
+        ranks = {page.PLAIN: dict.fromkeys(plain, D), page.BEST: shared_ranks(seen.svds, D)}
+        for method, cuts in measured["methods"].items():
+            assert cuts[i]["ranks"] == [*ranks[method].values()]
+            assert cuts[i]["parameters"] == compress.kept_parameters(network, ranks[method])
+            assert len(cuts[i]["s"]) == cuts[i]["ranks"][0]
+    cuts = {page.PLAIN: compress.factorize(network, 3)}
+    cuts[page.BEST] = seen.layer_by_layer(ranks[page.BEST])
+    for method, cut in cuts.items():
+        found = measured["methods"][method][1]
+        U, Vt = (part.get_weights()[0] for part in cut.layers[:2])
+        assert found["accuracy"] == pytest.approx(model.accuracy(cut, *few.test), abs=2e-3)
+        assert np.allclose(found["s"], svd.decompose(U @ Vt).s[: len(found["s"])], rtol=1e-3)
 
 
 def test_digits_misread_are_those_that_the_uncut_network_reads_right(measured, network, few):
     right = model.logits(network, few.x_test).argmax(axis=1) == few.y_test
-    for D, found in zip([1, 3, 8], measured["methods"][page.PLAIN], strict=False):
+    for D, found in zip([1, 3], measured["methods"][page.PLAIN], strict=False):
         read = model.logits(compress.truncate(network, D), few.x_test).argmax(axis=1)
         worse = [i for i in range(len(read)) if right[i] and read[i] != few.y_test[i]]
         assert found["misread"] == len(worse) > 0
@@ -96,25 +95,24 @@ def test_all_singular_values_kept_is_the_uncut_network(measured, network, few):
         assert cuts[-1]["W_D"] == measured["W"]
 
 
-def test_the_noise_edge_is_that_of_what_is_left_of_the_start():
-    W_0 = np.random.default_rng(0).normal(0, model.initial_std(784), (784, 1024))
-    edge = page._noise_edge(0.2 * W_0, W_0)
-    assert edge == pytest.approx(svd.decompose(0.2 * W_0).s[0], rel=0.02)
-
-
-def test_a_picture_shows_columns_side_by_side_orange_below_zero_and_purple_above():
-    W = np.zeros((784, 64))
-    W[:, 0], W[28 * 3 + 5, 4 * 6] = -1, 1  # the first unit shown, and one pixel of the seventh
-    red, _, blue = np.moveaxis(pixels(page._colours(page._units(W), 1)), -1, 0)
+def test_a_picture_shows_columns_side_by_side_orange_below_zero_and_purple_above(measured, network):
+    """Every second of the 32 columns, four in a row; beyond the scale, the colour of its end."""
+    W, top = network.get_layer("hidden_1").get_weights()[0], measured["top"]
+    picture, scale = pixels(measured["W"]), pixels(measured["scale"])[0]
+    red, _, blue = np.moveaxis(picture, -1, 0)
     assert red.shape == (116, 116)
-    assert np.array_equal(np.argwhere(red - blue > 60), np.argwhere(np.ones((28, 28))))
-    assert np.argwhere(blue - red > 20).tolist() == [[29 + 3, 2 * 29 + 5]]
-    assert min(red[60, 60], blue[60, 60]) > 235  # white, at 0
-
-
-def test_beyond_the_scale_a_colour_is_that_of_its_end():
-    ends = pixels(page._colours(np.array([[-9.0, -1, 1, 9]]), 1))[0]
-    assert np.array_equal(ends[[0, 3]], ends[[1, 2]])
+    assert scale[0, 0] - scale[0, 2] > 60  # orange
+    assert scale[-1, 2] - scale[-1, 0] > 20  # purple
+    columns = np.full((116, 116), 0.0)
+    for k in range(16):
+        down, across = 29 * (k // 4), 29 * (k % 4)
+        columns[down : down + 28, across : across + 28] = W[:, 2 * k].reshape(28, 28)
+    assert (red > blue)[columns < -0.1 * top].all()
+    assert (blue > red)[columns > 0.1 * top].all()
+    assert (picture[columns == 0] > 235).all()  # white: between the images, and at 0
+    assert (picture[columns < -1.001 * top] == scale[0]).all()
+    assert (picture[columns > 1.001 * top] == scale[-1]).all()
+    assert np.abs(columns).max() > 1.001 * top
 
 
 def test_the_page_holds_what_was_measured_whatever_it_is_called(measured, tmp_path):
@@ -141,17 +139,27 @@ def test_the_committed_page_is_what_the_template_makes_now(tmp_path):
     assert (tmp_path / "page.html").read_bytes() == COMMITTED.read_bytes()
 
 
-def test_the_command_writes_the_page(network, few, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_the_page(few, tmp_path, monkeypatch, capsys):
+    """Of noise shrunk to a fifth, whose edge is the largest singular value."""
+    noise = np.random.default_rng(0).normal(0, model.initial_std(784), (784, 400))
+
+    def of_noise(share):
+        hidden = keras.layers.Dense(400, name="hidden_1")
+        network = keras.Sequential([keras.Input((784,)), hidden, keras.layers.Dense(10)])
+        hidden.kernel.assign(share * noise)
+        return network
+
     asked = []
     monkeypatch.setenv("SVD_FIGURES", str(tmp_path))
     monkeypatch.setattr(page.data, "load", lambda dataset: asked.append(dataset) or few)
-    kept = page.store.Baseline(network, {}, 1.0)
+    kept = page.store.Baseline(of_noise(0.2), {}, 1.0)
     monkeypatch.setattr(page.store, "baseline", lambda *given: asked.append(given) or kept)
-    monkeypatch.setattr(page.model, "build", small)
-    assert page.main(["--D", "40", "2", "--dataset", "subset", "--seed", "7"]) == 0
+    monkeypatch.setattr(page.model, "build", lambda seed: of_noise(1))
+    assert page.main(["--D", "500", "2", "--dataset", "subset", "--seed", "7"]) == 0
     assert asked == ["subset", (few, 15, 7)]
     found = data_of(tmp_path / page.NAME)
-    assert (found["D"], found["seed"], found["epochs"]) == ([2, 32], 7, 15)
+    assert (found["D"], found["seed"], found["epochs"]) == ([2, 400], 7, 15)
+    assert found["edge"] == pytest.approx(svd.decompose(0.2 * noise).s[0], rel=0.02)
     assert capsys.readouterr().out.endswith(f"Written: {page.NAME} in {tmp_path.name}/\n")
 
 
@@ -191,20 +199,30 @@ def browser():
     driver.quit()
 
 
-@pytest.fixture(params=["small", "committed"])
-def opened(request, browser, written):
-    """A function that opens the page, on a screen so wide and in a scheme, and the data in it."""
-    path = written if request.param == "small" else COMMITTED
+@pytest.fixture(scope="module", params=["small", "committed"])
+def loaded(request, browser, written, tmp_path_factory):
+    """Opens the page once for all tests: the data in it."""
+    path = written
+    if request.param == "committed":  # its data, in the template of now
+        path = tmp_path_factory.mktemp("page") / "committed.html"
+        page.write(data_of(COMMITTED), path)
+    browser.get(path.as_uri())
+    return data_of(path)
+
+
+@pytest.fixture
+def opened(loaded, browser):
+    """A function that shows the page from its start, on a screen so wide and in a scheme."""
 
     def open_page(width=1000, scheme="light"):
         screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         preferred = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preferred]})
-        browser.get(path.as_uri())
+        browser.execute_script("document.querySelector('form').reset(); show()")
         return browser.find_element("id", "D")
 
-    yield open_page, data_of(path)
+    yield open_page, loaded
     assert browser.get_log("browser") == []  # of the console
 
 
@@ -283,6 +301,21 @@ def test_all_numbers_stand_in_a_table(opened, browser):
         ]
         assert row[2::2] == [f"{cut['parameters']:,}" for cut in (plain, best)]
     assert len(rows) == len(measured["D"])
+
+
+def test_the_handle_stands_above_its_D_in_the_chart(opened, browser):
+    """The handle of Chromium is 16 pixels wide."""
+    open_page, _ = opened
+    for width in (1000, 360):
+        slider = open_page(width)
+        for key in ("HOME", "ARROW_RIGHT", "END"):
+            press(slider, key)
+            handle, line = browser.execute_script("""
+                const slider = document.getElementById("D"), box = slider.getBoundingClientRect();
+                const mark = document.querySelector("#accuracies .mark").getBoundingClientRect();
+                const share = slider.valueAsNumber / slider.max;
+                return [box.left + 8 + share * (box.width - 16), mark.left + mark.width / 2]""")
+            assert handle == pytest.approx(line, abs=1)
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(opened, browser):

@@ -1,15 +1,14 @@
-"""A page without a kernel: truncation at every D, in a browser.
+"""The page with a slider: truncation at every D, in a browser, without a kernel.
 
-`python -m helpers.lab.page` measures truncations of the baseline, the plain one and the best that
-needs no training, and writes figures/truncation.html ($SVD_FIGURES names another folder): one file
-with a slider over D, which needs no network. It takes some minutes.
+`python -m helpers.lab.page` cuts the baseline at some values of D, by the plain SVD and by the best
+method that needs no training, and writes figures/truncation.html ($SVD_FIGURES names another
+folder): one file, which needs no network. It takes some minutes.
 """
 
 import argparse
 import base64
 import io
 import json
-import os
 import string
 import sys
 from pathlib import Path
@@ -18,11 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image  # comes with matplotlib
 
-from .. import PROJECT, compress, data, model, svd
+from .. import compress, data, model, svd
+from ..backend import keras
 from ..progress import Line
 from ..ranks import shared_ranks
 from . import figures, parameters, store
-from ..backend import keras
 from .files import write_whole
 
 NAME = "truncation.html"
@@ -43,44 +42,48 @@ def measure(network, untrained, digits, ranks=RANKS):
         network: the trained baseline, (n, 784) → (n, 10) logits; not changed.
         untrained: the network it was trained from.
         digits: helpers.data.Data.
-        ranks: values of D; of those at which nothing is cut, the full rank alone is shown.
+        ranks: values of D; the full rank is added, and stands for all that cut nothing.
 
     Returns:
-        dict of what there is to say of the first weight matrix, and for each of the "methods" a
-        list of its cuts, one for each of "D". Pictures are data URIs. "misread" counts the test
-        digits that the uncut network reads right and the cut one does not; "digits" are the first
-        of them, as [index, label, what it is read as].
+        dict: what there is to say of the first weight matrix, and for each of the "methods" a list
+        of its cuts, one for each "D". Pictures are data URIs. "misread" counts the test digits
+        that the uncut network reads right and the cut one does not; "digits" are the first of
+        them, as [index, label, what it is read as].
     """
-    svds = compress.decompose(network)
+    svds, seen = compress.decompose(network), compress.observe(network, digits.x_train, LOSS)
     W, right = _kernel(network), _read(network, digits) == digits.y_test
     top = float(np.quantile(np.abs(W), 0.995))
 
     def look(cut, per_layer):
         W_D, read = _kernel(cut), _read(cut, digits)
         worse = np.flatnonzero(right & (read != digits.y_test))
-        by_name = dict(zip(svds, per_layer, strict=True))
         return {
-            "ranks": per_layer,
+            "ranks": [*per_layer.values()],
             "accuracy": float(np.mean(read == digits.y_test)),
-            "parameters": compress.kept_parameters(network, by_name),
-            "s": _rounded(svd.decompose(W_D).s[: by_name[LAYER]]),
+            "parameters": compress.kept_parameters(network, per_layer),
+            "s": _rounded(svd.decompose(W_D).s[: per_layer[LAYER]]),
             "W_D": _colours(_units(W_D), top),
             "rest": _colours(_units(W - W_D), top),
             "misread": len(worse),
             "digits": [[int(i), int(digits.y_test[i]), int(read[i])] for i in worse[:DIGITS]],
         }
 
-    full = [len(factors.s) for factors in svds.values()]
-    ranks = sorted(D for D in {*ranks} if D < max(full))
-    methods = {PLAIN: [], BEST: []}
-    for method, cut, per_layer in _cuts(network, svds, digits.x_train, ranks):
-        methods[method].append(look(cut, per_layer))
+    full = {name: len(factors.s) for name, factors in svds.items()}
+    ranks = sorted(D for D in {*ranks} if D < max(full.values()))
+    methods, line = {PLAIN: [], BEST: []}, Line()
+    for D in ranks:
+        line.say(f"cutting to D = {D}")
+        equal, shared = dict.fromkeys(svds, D), shared_ranks(seen.svds, D)
+        methods[PLAIN].append(look(compress.factorize(network, equal, svds), equal))
+        methods[BEST].append(look(seen.layer_by_layer(shared), shared))
     for cuts in methods.values():
         cuts.append(look(network, full))
     found = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
+    W_0 = _kernel(untrained)
+    left = np.vdot(W_0, W) / np.vdot(W_0, W_0)  # of what training began with
     return {
         "dataset": digits.name,
-        "D": [*ranks, max(full)],
+        "D": [*ranks, max(full.values())],
         "methods": methods,
         "images": {str(i): _digit(digits.x_test[i]) for i in sorted(found)},
         "shape": list(W.shape),
@@ -89,19 +92,8 @@ def measure(network, untrained, digits, ranks=RANKS):
         "top": top,
         "scale": _colours(np.linspace(-top, top, 2 * LEVELS)[None], top),
         "s": _rounded(svds[LAYER].s),
-        "edge": _noise_edge(W, _kernel(untrained)),
+        "edge": float(left * svd.noise_edge(W.shape, model.initial_std(len(W)))),
     }
-
-
-def _cuts(network, svds, inputs, ranks):
-    """Yield for each D and method: the method, the cut network and its rank in each layer."""
-    line = Line()
-    by_loss, cut = compress.cutter(network, inputs=inputs, loss=LOSS)
-    for D in ranks:
-        line.say(f"cutting to D = {D}")
-        yield PLAIN, compress.factorize(network, D, svds=svds), [D] * len(svds)
-        shared = shared_ranks(by_loss, D)
-        yield BEST, cut(dict(zip(by_loss, shared, strict=True))), shared
 
 
 def _kernel(network):
@@ -122,12 +114,6 @@ def _units(W):
     columns = W[:, :: W.shape[1] // UNITS**2].reshape(28, 28, UNITS, UNITS)
     apart = np.pad(columns, [(0, 1), (0, 1), (0, 0), (0, 0)])
     return apart.transpose(2, 0, 3, 1).reshape(29 * UNITS, 29 * UNITS)
-
-
-def _noise_edge(W, W_0):
-    """The edge of the noise that training started from, shrunk to what of it is left in W."""
-    left = np.vdot(W_0, W) / np.vdot(W_0, W_0)
-    return float(left * svd.noise_edge(W.shape, model.initial_std(len(W))))
 
 
 def _rounded(values):
@@ -185,7 +171,7 @@ def main(arguments=None):
         return 2
     network = store.baseline(digits, epochs, seed).network
     measured = measure(network, model.build(seed), digits, chosen.D)
-    folder = Path(os.environ.get("SVD_FIGURES") or PROJECT / "figures")
+    folder = figures.folder_of_figures()
     write(measured | {"epochs": epochs, "seed": seed}, folder / NAME)
     print(f"Written: {NAME} in {folder.name}/")
     return 0
