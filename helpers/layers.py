@@ -1,10 +1,9 @@
 """The dense layer whose forward pass is the rank-D SVD of its kernel (tf.custom_gradient)."""
 
 import numpy as np
-from scipy.linalg import eigh
 
-from . import svd
 from .backend import keras, tf
+from .svd import SVD, check_rank, decompose
 
 NOT_FINITE = "the kernel of {} is no longer finite: train it at a lower learning rate."
 TRACKING = ("subspace", "svd", "none")
@@ -18,20 +17,19 @@ class DynamicDense(keras.layers.Dense):
 
         y = act(((x U) diag(s)) Vt + b),     f(W) = U diag(s) Vt = W_D
 
-    x (…, n_in), W (n_in, units), U (n_in, D), s (D,), Vt (D, units), b (units,). U, s and Vt are
-    kept beside W. Training renews them at every step; inference uses them as they are, W being
-    touched by neither x nor dy. A new layer begins with those of three block power steps, or,
-    where D is large, of an exact SVD; that comes from `refresh` and helpers.compress.dynamic, too.
-    Of the D, the first `rank` are used: D at first, and by `set_rank` any of 1 to D, at any time.
-    At the rank min(n_in, units) the layer is keras.layers.Dense, and keeps no factors.
+    x (…, n_in), W (n_in, units), U (n_in, D), s (D,), Vt (D, units), b (units,). The layer keeps
+    U, s and Vt beside W. A training step renews them; inference does not read W. A new layer
+    starts with three block power steps; `refresh` and helpers.compress.dynamic set a fresh SVD.
+    The layer computes with the first `rank` of its D singular values: all of them, until
+    `set_rank` says otherwise.
 
     Args:
         units: outputs.
-        D: singular values kept, from 1 to min(n_in, units).
+        D: singular values kept, from 1 to min(n_in, units) - 1. At full rank use Dense.
         derivative: of f, "tangent" (`tangent`), "straight_through" or "exact".
         tracking: how a training step renews the factors. "subspace": one block power step from
-            the last ones (`subspace_step`); "svd": an exact SVD, the expensive reference; "none":
-            not at all, which leaves it to `refresh`.
+            the last ones (`subspace_step`); "svd": a fresh SVD, the expensive reference; "none":
+            not at all, only `refresh` does.
         **kwargs: those of keras.layers.Dense.
 
     Raises:
@@ -40,7 +38,7 @@ class DynamicDense(keras.layers.Dense):
 
     def __init__(self, units, D, derivative="tangent", tracking="subspace", **kwargs):
         super().__init__(units, **kwargs)
-        self.D = svd.check_rank(D)
+        self.D = check_rank(D)
         if derivative not in DERIVATIVES:
             raise ValueError(f"derivative must be one of {[*DERIVATIVES]}, not {derivative!r}.")
         if tracking not in TRACKING:
@@ -51,155 +49,129 @@ class DynamicDense(keras.layers.Dense):
         self.supports_jit = False  # XLA needs ranks that are constant
 
     def build(self, input_shape):
-        shape = input_shape[-1], self.units
-        if self.D > min(shape):
-            raise ValueError(f"D must be at most {min(shape)} for W {shape}, not {self.D}.")
+        n_in = input_shape[-1]
+        if self.D >= min(n_in, self.units):
+            raise ValueError(
+                f"D must be below {min(n_in, self.units)} for W {(n_in, self.units)}, not "
+                f"{self.D}: at full rank use keras.layers.Dense."
+            )
         super().build(input_shape)
-        self.kernel.project = self.project  # for helpers.optimizers
-        self.U = self._state("U", (shape[0], self.D))
-        self.s = self._state("s", (self.D,), np.nan)  # until there are factors
+        # Keras gives an optimizer the variables of a layer, never the layer. So the kernel carries
+        # its projection, for helpers.optimizers: an attribute that Keras knows nothing of.
+        self.kernel.project = self.project
+        self.U = self._state("U", (n_in, self.D))
+        self.s = self._state("s", (self.D,))
         self.Vt = self._state("Vt", (self.D, self.units))
         self.rank = self._state("rank", (), self.D, "int32")
         with tf.init_scope():
             self.Vt.assign(self.kernel[: self.D])
-        if self.D < min(shape):
-            self.tracked(steps=3)
+        self.track(steps=3)
 
     def _state(self, name, shape, value=0, dtype=None):
         start = keras.initializers.Constant(value)
         return self.add_weight(shape, start, dtype, trainable=False, name=name)
 
     def set_rank(self, rank):
-        """Compute with the `rank` leading singular values from now on; more than D are D."""
-        rank = min(svd.check_rank(rank), self.D)
-        if rank < self.rank == min(self.kernel.shape):
-            self._decompose()
-        self.rank.assign(rank)
-
-    def refresh(self, values=None):
-        """Set the factors to the exact SVD of W; return its leading singular values.
-
-        V comes from the eigenvectors of WᵀW, in less time than an SVD of W takes: in float64, or,
-        where a number of values is asked for, in the layer's precision. The subspace step that
-        follows makes U, s and V as accurate as that precision allows. Where D is more than a
-        quarter of the rank of W, an SVD takes less time. At full rank, where the layer keeps no
-        factors, only the values are found.
-
-        Args:
-            values: how many singular values to return; D if fewer, all by default.
-
-        Returns:
-            array (values,), descending.
-
-        Raises:
-            ValueError: W is not finite.
-        """
-        with tf.init_scope():
-            W = self._finite_kernel()
-            A = W if values and self.rank < min(W.shape) else W.astype(float)
-            values = min(max(values or self.units, self.D), *W.shape)
-            if self.rank == min(W.shape):
-                squares = np.linalg.eigvalsh(A.T @ A)[-values:]
-            elif svd.is_large(W.shape, self.D):
-                return self._decompose()[:values]
-            else:
-                squares, V = eigh(A.T @ A, subset_by_index=[self.units - values, self.units - 1])
-                Vt = V[:, ::-1][:, : self.D].T.astype(W.dtype)
-                self._keep(*subspace_step(tf.constant(W), tf.constant(Vt)))
-        return np.sqrt(np.maximum(squares[::-1], 0))
+        """Compute with the `rank` leading singular values from now on; more than D means D."""
+        self.rank.assign(min(check_rank(rank), self.D))
 
     def svd(self):
-        """The SVD that the layer computes with: helpers.svd.SVD, of the rank that it has now."""
-        U, s, Vt = self.tracked()
-        rank = int(self.rank)
-        return svd.SVD(U[:, :rank], s[:rank], Vt[:rank])
+        """The factors that the layer computes with now: helpers.svd.SVD, `rank` singular values."""
+        return SVD(*(part.numpy() for part in self._leading()))
 
-    def tracked(self, steps=0):
-        """The D leading singular values and vectors, of which the layer computes with the first.
+    def fresh_svd(self, D=None):
+        """The SVD of W as it is now, in float64. The layer stays as it is.
 
         Args:
-            steps: of block power iteration, which renew them first. Where D is more than a quarter
-                of the rank of W, an exact SVD takes less time, and stands for any number; at full
-                rank, where no factors are kept, there always is one.
+            D: compute the D leading terms alone, which takes less time; all by default.
 
         Returns:
             helpers.svd.SVD.
 
         Raises:
-            ValueError, tf.errors.InvalidArgumentError: W is not finite.
+            ValueError: W is not finite.
         """
-        shape, kept = self.kernel.shape, (self.U, self.s, self.Vt)
-        with tf.init_scope():
-            if self.rank == min(shape) or (steps and svd.is_large(shape, self.D)):
-                self._decompose()
-            else:
-                W, U, s, Vt = map(tf.convert_to_tensor, (self.kernel, *kept))
-                for _ in range(steps):
-                    U, s, Vt = subspace_step(W, Vt, self.name)
-                self._keep(U, s, Vt)
-            return svd.SVD(*(part.numpy() for part in kept))
-
-    def _finite_kernel(self):
         W = self.kernel.numpy()
         if not np.isfinite(W).all():
             raise ValueError(NOT_FINITE.format(self.name))
-        return W
+        return decompose(W, D=D)
 
-    def _decompose(self):
-        """Set the factors to the exact SVD of W; return all singular values."""
-        (U, s, Vt), D = np.linalg.svd(self._finite_kernel(), full_matrices=False), self.D
-        self._keep(U[:, :D], s[:D], Vt[:D])
-        return s
+    def spectrum(self, values=None):
+        """The leading singular values of W as it is now, all by default: array (values,).
+
+        The layer stays as it is. Errors as for `fresh_svd`.
+        """
+        return self.fresh_svd(values).s
+
+    def refresh(self, fresh=None):
+        """Set the factors to a fresh SVD of W.
+
+        Args:
+            fresh: from `fresh_svd`, to reuse, D terms or more; computed if missing.
+
+        Raises:
+            ValueError: W is not finite.
+        """
+        fresh = fresh or self.fresh_svd(self.D)
+        # This step makes orthonormal what `fresh_svd` divides by singular values near 0.
+        self._follow(tf.cast(fresh.Vt[: self.D], self.dtype))
+
+    def track(self, steps):
+        """Renew all D factors by block power steps from the last ones; return them.
+
+        Args:
+            steps: a number of `subspace_step`.
+
+        Returns:
+            helpers.svd.SVD, D singular values.
+
+        Raises:
+            tf.errors.InvalidArgumentError: W is not finite.
+        """
+        with tf.init_scope():
+            for _ in range(steps):
+                self._follow(self.Vt)
+            return SVD(self.U.numpy(), self.s.numpy(), self.Vt.numpy())
+
+    def _follow(self, Vt):
+        """Renew the leading factors, as many as Vt has rows, by one subspace step from Vt."""
+        W = tf.convert_to_tensor(self.kernel)
+        self._keep(*subspace_step(W, tf.convert_to_tensor(Vt), self.name))
 
     def _keep(self, U, s, Vt):
         """Set the leading factors, as many as there are; those behind them stay."""
         rank = tf.shape(s)[0]
-        self.U.value[:, :rank].assign(U)
-        self.s.value[:rank].assign(s)
-        self.Vt.value[:rank].assign(Vt)
+        self.U.assign(tf.concat([U, self.U[:, rank:]], axis=1))
+        self.s.assign(tf.concat([s, self.s[rank:]], axis=0))
+        self.Vt.assign(tf.concat([Vt, self.Vt[rank:]], axis=0))
+
+    def _leading(self):
+        rank = tf.convert_to_tensor(self.rank)
+        return self.U[:, :rank], self.s[:rank], self.Vt[:rank]
 
     def call(self, inputs, training=False):
         W = tf.convert_to_tensor(self.kernel)
-        rows = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, W.shape[0]))
-        y = self._unless_full(lambda: rows @ W, lambda: self._truncated_product(rows, W, training))
+        if training and self.tracking == "subspace":
+            self._follow(self._leading()[2])
+        elif training and self.tracking == "svd":
+            s, U, V = tf.linalg.svd(W)
+            self._keep(U[:, : self.D], s[: self.D], tf.transpose(V[:, : self.D]))
+        x = tf.reshape(inputs, (-1, W.shape[0]))
+        y = product(x, W, *self._leading(), DERIVATIVES[self.derivative])
+        y = tf.reshape(y, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
         y = y if self.bias is None else tf.nn.bias_add(y, self.bias)
-        if inputs.shape.rank != 2:
-            y = tf.reshape(y, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
         return y if self.activation is None else self.activation(y)
 
     def project(self, X):
         """The projection of X (n_in, units) onto the tangent space that the gradient lies in.
 
-        X itself for straight-through, whose gradient lies anywhere, and at full rank.
+        X itself for straight-through, whose gradient lies anywhere.
         """
         if self.derivative == "straight_through":
             return X
-
-        def in_tangent_space():
-            U, _, Vt = self._leading()
-            UtX = tf.matmul(U, X, transpose_a=True)
-            return _in_tangent_space(UtX, tf.matmul(X, Vt, transpose_b=True), U, Vt)
-
-        return self._unless_full(lambda: X, in_tangent_space)
-
-    def _unless_full(self, full, truncated):
-        """What one of two functions returns: `full` at the rank of W, `truncated` below."""
-        if self.D < min(self.kernel.shape):
-            return truncated()
-        return tf.cond(tf.convert_to_tensor(self.rank) == self.D, full, truncated)
-
-    def _leading(self):
-        rank = tf.convert_to_tensor(self.rank)
-        U, s, Vt = (tf.convert_to_tensor(part) for part in (self.U, self.s, self.Vt))
-        return U[:, :rank], s[:rank], Vt[:rank]
-
-    def _truncated_product(self, x, W, training):
-        if training and self.tracking == "subspace":
-            self._keep(*subspace_step(W, self._leading()[2], self.name))
-        elif training and self.tracking == "svd":
-            s, U, V = tf.linalg.svd(W)
-            self._keep(U[:, : self.D], s[: self.D], tf.transpose(V[:, : self.D]))
-        return product(x, W, *self._leading(), DERIVATIVES[self.derivative])
+        U, _, Vt = self._leading()
+        UtX, XV = tf.matmul(U, X, transpose_a=True), tf.matmul(X, Vt, transpose_b=True)
+        return _in_tangent_space(UtX, XV, U, Vt)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -208,8 +180,8 @@ class DynamicDense(keras.layers.Dense):
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
-        self._keep(store["U"], store["s"], store["Vt"])
-        self.rank.assign(store["rank"])
+        for name in ("U", "s", "Vt", "rank"):
+            getattr(self, name).assign(store[name])
 
     def get_config(self):
         own = {"D": self.D, "derivative": self.derivative, "tracking": self.tracking}
@@ -219,7 +191,7 @@ class DynamicDense(keras.layers.Dense):
 def subspace_step(W, Vt, name="W"):
     """One step of block power iteration towards the D leading singular vectors, from the last V.
 
-        W V = Q R,     QᵀW = O diag(s') V'ᵀ,     U' = Q O        (Q, O orthonormal columns)
+        W V = Q R,     WᵀQ = V' diag(s') Oᵀ,     U' = Q O        (Q, V', O orthonormal columns)
 
     U' diag(s') V'ᵀ is the best approximation of W whose columns lie in the span of W V. The error
     of the subspace shrinks by (σ_{D+1} / σ_D)² a step, while W moves little from step to step.
@@ -239,43 +211,29 @@ def subspace_step(W, Vt, name="W"):
     SIAM Review 2011.
     """
     WV = tf.debugging.check_numerics(tf.matmul(W, Vt, transpose_b=True), NOT_FINITE.format(name))
-    Q = _orthonormal(WV)
-    turn, s, Vt = _wide_svd(tf.matmul(Q, W, transpose_a=True))
-    return Q @ turn, s, Vt
+    Q, _, _ = _thin_svd(WV)
+    V, s, turn = _thin_svd(tf.matmul(W, Q, transpose_a=True))
+    return Q @ turn, s, tf.transpose(V)
 
 
-def _orthonormal(A):
-    """Orthonormal columns (n, D) with the span of A (n, D)."""
-    s, turn, safe = _gram_svd(A, transpose_a=True)
-    return tf.cond(safe, lambda: A @ (turn / s), lambda: tf.linalg.qr(A)[0])
+def _thin_svd(A):
+    """The SVD of a thin A (n, D): U (n, D), s (D,), V (D, D).
 
-
-def _wide_svd(B):
-    """The SVD B = O diag(s) Vt of B (D, n): O (D, D), s (D,), Vt (D, n)."""
+    The eigenvectors V of AᵀA, a D × D matrix, take a fraction of the time of an SVD of A. But AᵀA
+    squares the condition σ₁ / σ_D: formed in float64 it serves a float32 A while σ_D > 1e-3 σ₁.
+    """
 
     def by_svd():
-        s, V, turn = tf.linalg.svd(tf.transpose(B))
-        return turn, s, tf.transpose(V)
+        s, U, V = tf.linalg.svd(A)
+        return U, s, V
 
-    s, turn, safe = _gram_svd(B, transpose_b=True)
-    return tf.cond(safe, lambda: (turn, s, tf.matmul(turn / s, B, transpose_a=True)), by_svd)
-
-
-def _gram_svd(A, **transposed):
-    """Singular values s (D,) and vectors O (D, D) of a thin A, from AᵀA (or AAᵀ) = O diag(s²) Oᵀ.
-
-    A product and the eigenvectors of a D × D matrix take a fraction of the time of a QR or an SVD
-    of A. But AᵀA squares the condition σ₁ / σ_D. Formed in float64 it is safe for a float32 A
-    while σ_D > 1e-3 σ₁; in float64, and for NaN, it never is.
-
-    Returns:
-        s, O of A's type, and whether they are safe to divide A by.
-    """
+    if A.dtype == tf.float64:
+        return by_svd()
     A64 = tf.cast(A, tf.float64)
-    squares, turn = tf.linalg.eigh(tf.matmul(A64, A64, **transposed))
-    squares, turn = squares[::-1], turn[:, ::-1]
-    safe = squares[-1] > 1e-6 * squares[0] if A.dtype != tf.float64 else tf.constant(False)
-    return tf.cast(tf.sqrt(tf.maximum(squares, 0)), A.dtype), tf.cast(turn, A.dtype), safe
+    squares, V = tf.linalg.eigh(tf.matmul(A64, A64, transpose_a=True))
+    safe = squares[0] > 1e-6 * squares[-1]
+    s, V = tf.cast(tf.sqrt(squares[::-1]), A.dtype), tf.cast(V[:, ::-1], A.dtype)
+    return tf.cond(safe, lambda: (A @ (V / s), s, V), by_svd)
 
 
 def product(x, W, U, s, Vt, derivative):

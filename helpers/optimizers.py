@@ -1,4 +1,4 @@
-"""Which optimizer stays in the space that the derivative has projected the gradient to?"""
+"""An optimizer whose steps stay in the tangent space of the rank-D matrices."""
 
 import numpy as np
 
@@ -11,10 +11,9 @@ class TangentSGD(keras.optimizers.Optimizer):
 
         m ← μ P(m) − η g,     W ← W + μ m − η g
 
-    g is the gradient in W, which the layer has projected. P is the projection onto the tangent
-    space at the factors of now (`DynamicDense.project`): the sum of past gradients, each of its own
-    tangent space, is carried over to that of today. With any other variable P is the identity, and
-    the optimizer keras.optimizers.SGD.
+    The layer has projected its gradient g. P projects onto the tangent space at the factors of now
+    (`DynamicDense.project`): past gradients lie in tangent spaces of the past, and P moves their
+    sum to that of now. For any other variable P is the identity, and this is keras.optimizers.SGD.
 
     Args:
         learning_rate: η, a number or a keras.optimizers.schedules.LearningRateSchedule.
@@ -30,17 +29,20 @@ class TangentSGD(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.moments = [self.add_variable_from_reference(v, "moment") for v in variables]
-        # What is updated is the tensor behind a variable, which knows no projection.
-        references = [v.value.ref() for v in variables]
-        self.moment_of = dict(zip(references, self.moments, strict=True))
-        self.projection_of = {v.value.ref(): v.project for v in variables if hasattr(v, "project")}
+        momentums = [self.add_variable_from_reference(v, "momentum") for v in variables]
+        # Fragile: Keras updates the tf.Variable behind its own, which carries no projection. So
+        # what belongs to it is looked up by TensorFlow's reference to it.
+        self.state_of = {
+            v.value.ref(): (m.value, getattr(v, "project", None))
+            for v, m in zip(variables, momentums, strict=True)
+        }
 
     def update_step(self, gradient, variable, learning_rate):
-        key, m = variable.ref(), self.moment_of[variable.ref()].value
-        if key in self.projection_of:
-            m.assign(self.projection_of[key](m))
-        # In one pass over W and m: with large layers that is what takes the time.
+        m, project = self.state_of[variable.ref()]
+        if project is not None:
+            m.assign(project(m))
+        # Fragile: an op that TensorFlow does not document for users. It passes over W and m once:
+        # with large layers that is what takes the time.
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
             accum=m.handle,
@@ -55,13 +57,13 @@ class TangentSGD(keras.optimizers.Optimizer):
 
 
 def outside(step, factors):
-    """The share of a step ΔW (n_in, n_out) that lies outside of the tangent space at U, V.
+    """The share of a step ΔW that lies outside the tangent space at U, V: a float from 0 to 1.
 
         ‖(I − UUᵀ) ΔW (I − VVᵀ)‖ / ‖ΔW‖
 
     Args:
-        step: array (n_in, n_out).
-        factors: helpers.svd.SVD; of it U (n_in, D) and Vt (D, n_out).
+        step: ΔW, array (n_in, n_out), not 0.
+        factors: helpers.svd.SVD, of which U (n_in, D) and Vt (D, n_out) are used.
     """
     U, _, Vt = factors
     rest = step - U @ (U.T @ step)
