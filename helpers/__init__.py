@@ -1,8 +1,7 @@
 """Compress a Keras model by singular value decomposition.
 
-What there is to learn is in the modules beside this one: `svd`, `ranks`, `moments`, `compress`,
-`layers`, `optimizers`, `callbacks`, `model`, `data` and `progress`. What makes it serve any network
-is in `networks`; what runs, keeps, measures, draws and checks is in `lab`.
+Each module answers one question; README.md in this folder lists them. `compress` takes any Keras
+model and gives a smaller one. `lab` runs, keeps, measures and draws.
 """
 
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Network in, network out: any Keras model with its matrices at rank D."""
+"""Any Keras model in, a smaller one out: its weight matrices at rank D.
+
+`truncate`, `factorize` and `dynamic` cut all layers at once. `observe` looks at a model once, to
+cut it layer by layer or to a goal. `report` says what became of each layer.
+"""
 
 from .cut import decompose, dynamic, factorize, hidden_layers, kept_parameters, truncate
 from .graph import dynamic_layers
