@@ -1,13 +1,16 @@
+import contextlib
 import csv
+import dataclasses
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from types import SimpleNamespace
+from concurrent.futures import Future
 
 import nbformat
 import numpy as np
@@ -17,7 +20,6 @@ import pytest
 from helpers import PROJECT, data
 from helpers.lab import parameters, sweep
 
-PARTS = ("train", "test")
 GOOD = {"D": 20, "dataset": "auto", "epochs": 1, "seed": 0, "results": ""}
 WRITE = """
 import json, os
@@ -36,7 +38,7 @@ import pathlib, time
 waited = pathlib.Path("../waits")
 if not waited.exists():
     waited.write_text("")
-    time.sleep(100)
+    time.sleep(20)
 """
 
 
@@ -57,29 +59,75 @@ def notebook(path, *cells):
 
 @pytest.fixture
 def project(tmp_path):
-    """The sweep, with two quick notebooks, of which the first fails at D = 3."""
-    shutil.copytree(PROJECT / "helpers", tmp_path / "helpers")
-    (tmp_path / "helpers" / "lab" / "store.py").write_text(
-        'def baseline(data, epochs, seed): open("trained", "a").write(f"{epochs} {seed}\\n")'
-    )
+    """Two quick notebooks, of which the first fails at D = 3."""
     (tmp_path / "notebooks").mkdir()
     notebook(tmp_path / "notebooks" / "01_a.ipynb", 'if D == 3: raise OSError("no D of 3")')
     notebook(tmp_path / "notebooks" / "02_b.ipynb")
+    (tmp_path / ".runs").mkdir()
     return tmp_path
 
 
-def start(project, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "helpers", "--dataset", "subset", *arguments],
-        **{"cwd": project, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-        start_new_session=True,
-    )
+class Here:
+    """An executor that does at once what it is given, or only notes it."""
+
+    def __init__(self, does=True):
+        self.does, self.given = does, []
+
+    def submit(self, work, *arguments):
+        self.given.append((work, *arguments))
+        future = Future()
+        try:
+            future.set_result(work(*arguments) if self.does else "")
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
-def run_sweep(project, *arguments):
-    process = start(project, *arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+@pytest.fixture
+def run_sweep(project, monkeypatch, capsys):
+    """A function that runs the sweep of the project in this process, without baselines."""
+    monkeypatch.setattr(sweep, "NOTEBOOKS", project / "notebooks")
+    monkeypatch.setattr(sweep, "RUNS", project / ".runs")
+    trained = []
+    monkeypatch.setattr(sweep, "train_baseline", lambda *what: trained.append(what) or "")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        monkeypatch.setenv(name, "2")  # what the sweep sets is taken back in the end
+    monkeypatch.setenv("SVD_FIGURES", "")
+    monkeypatch.setenv("SVD_DATASET", "subset")
+
+    def run(*arguments, here=None):
+        here = here or Here()
+        monkeypatch.setattr(sweep, "executor", lambda *_: contextlib.nullcontext(here))
+        trained.clear()
+        capsys.readouterr()
+        code = sweep.main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    run.trained = trained
+    return run
+
+
+@pytest.fixture
+def command(project):
+    """A function that starts the sweep's command in the project, with SIGINT ignored."""
+    shutil.copytree(PROJECT / "helpers", project / "helpers")
+    (project / "helpers" / "lab" / "store.py").write_text("def baseline(*_): pass")
+    (project / "figures").mkdir()
+    shutil.copy(PROJECT / "figures" / "published.csv", project / "figures")
+
+    def start(*arguments, folder=project):
+        ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+        return subprocess.Popen(
+            [*ignoring, sys.executable, "-m", "helpers", "--dataset", "subset", *arguments],
+            cwd=folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    return start
 
 
 def wait_for(path):
@@ -90,20 +138,19 @@ def wait_for(path):
     raise TimeoutError(path)
 
 
-def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_nothing(project):
+def test_a_grid_is_finished_though_one_run_fails(project, run_sweep):
     finished, damaged = (sweep.Run("02_b", D, 0, "subset", 15, "subset", "") for D in (9, 7))
     content = json.dumps(
         finished._asdict() | {"truncated": {"test_accuracy": 0.25, "parameters": 90}}
     )
-    (project / ".runs").mkdir()
-    (project / ".runs" / finished.path(".json").name).write_text(content)
-    (project / ".runs" / damaged.path(".json").name).write_text(content[:-5])
-    code, _, err = run_sweep(project, "--D", "3", "7", "9", "9", "--threads", "1")
+    finished.path(".json").write_text(content)
+    damaged.path(".json").write_text(content[:-5])
+    code, out, err = run_sweep("--D", 3, 7, 9, 9, "--threads", 1)
     assert code == 1
-    assert "01_a D=7 seed=0 running" in err
+    assert "finished: 1 of 6 runs\n" in err
     assert "01_a D=3 seed=0 failed: cell [3]: OSError: no D of 3" in err
     assert "4 done, 1 failed, 0 left" in err
-    assert (project / "trained").read_text() == "15 0\n"
+    assert run_sweep.trained == [("subset", 15, 0, sweep.CORES)]
     ran = set((project / "ran").read_text().splitlines())
     assert ran == {"01_a 7", "01_a 9", "02_b 3", "02_b 7"}
     threads = set((project / "threads").read_text().splitlines())
@@ -116,113 +163,191 @@ def test_of_a_grid_what_is_unfinished_is_run_and_a_failure_costs_the_others_noth
         **{"method": "truncated", "test_accuracy": "0.5", "parameters": "70"},
     }
     assert (project / ".runs" / "figures" / "results.png").stat().st_size > 1000
+    assert "  truncated                       50.00%            70\n" in out
+    notebook(project / "notebooks" / "02_b.ipynb", "1 / 0")
+    assert run_sweep("02", "--D", 9)[0] == 0
+    assert run_sweep("02", "--D", 9, "--again")[0] == 1
+    assert "to run" in run_sweep("02", "--D", 9, "--dry-run")[1]
 
 
-def test_a_file_is_read_where_it_lies_and_named_for_what_it_holds(
-    project, digits, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(data, "MNIST_SHA256", "")
+def test_a_file_is_known_by_what_it_holds(project, run_sweep, digits, monkeypatch):
+    parts = ("train", "test")
+    path = project / "whole.npz"
     arrays = {
-        f"x_{part}": (getattr(digits, f"x_{part}") * 255).reshape(-1, 28, 28) for part in PARTS
+        f"x_{part}": (getattr(digits, f"x_{part}") * 255).reshape(-1, 28, 28) for part in parts
     }
     arrays = {name: x.round().astype(np.uint8) for name, x in arrays.items()}
-    arrays |= {f"y_{part}": getattr(digits, f"y_{part}") for part in PARTS}
-    np.savez(tmp_path / "whole.npz", **arrays)
-    monkeypatch.setenv("SVD_DATASET", str(tmp_path / "whole.npz"))
-    chosen = sweep._parser().parse_args(["01"])
-    (run,) = sweep._runs(chosen)
-    assert (run.dataset, run.source) == ("whole.npz", str(tmp_path / "whole.npz"))
-    whole = [arrays[f"{kind}_{part}"] for part in PARTS for kind in "xy"]
-    monkeypatch.setattr(data, "MNIST_SHA256", data._digest(*whole))
-    (run,) = sweep._runs(chosen)
-    assert (run.dataset, run.source) == ("mnist", str(tmp_path / "whole.npz"))
-    code, out, err = run_sweep(project, "--dataset", tmp_path / "whole.npz", "02")
+    arrays |= {f"y_{part}": getattr(digits, f"y_{part}") for part in parts}
+    np.savez(path, **arrays)
+    code, out, err = run_sweep("--dataset", path, "02")
     assert (code, "02_b D=20 seed=0, whole.npz" in out) == (0, True), err
-    asked = "--dataset", tmp_path / "whole.npz", "02", "--dry-run"
-    assert run_sweep(project, *asked)[1].startswith("finished")
+    assert run_sweep.trained == [(str(path), 15, 0, sweep.CORES)]
+    monkeypatch.setenv("SVD_DATASET", str(path))
+    assert run_sweep("02", "--dry-run")[1].startswith("finished")
+    whole = dataclasses.replace(digits, name="mnist")
+    with monkeypatch.context() as patch:  # a file that holds whole MNIST
+        patch.setattr(data, "load", lambda dataset: whole)
+        here = Here(does=False)
+        run_sweep("02", here=here)
+        run = here.given[1][1]
+        assert (run.dataset, run.source, run.digest) == ("mnist", str(path), "")
     arrays["y_test"] = arrays["y_test"][::-1]
-    np.savez(tmp_path / "whole.npz", **arrays)
-    assert run_sweep(project, *asked)[1].startswith("to run")
+    np.savez(path, **arrays)
+    assert run_sweep("02", "--dry-run")[1].startswith("to run")
 
 
-def test_a_run_has_the_threads_asked_for_or_its_share_of_the_cores(monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "threads", "share"),
+    [
+        (["--D", "1"], 4, 8),
+        (["--D", "1", "2", "3", "--seed", "1", "2"], 1, 4),
+        (["--D", "1", "--threads", "5"], 5, 8),
+        (["--D", "1", "--scheduler", "tcp://host:1"], None, None),
+    ],
+    ids=str,
+)
+def test_runs_share_the_cores(run_sweep, monkeypatch, arguments, threads, share):
     monkeypatch.setattr(sweep, "CORES", 8)
-    assert [sweep._threads(None, runs, None) for runs in (0, 1, 3, 9)] == [8, 8, 2, 1]
-    assert [sweep._threads("4", 3, None), sweep._threads(None, 3, "tcp://host:1")] == [4, None]
-    assert sweep._environment(None).keys() == {"SVD_FIGURES"}
+    here = Here(does=False)
+    run_sweep(*arguments, here=here)
+    tasks = {work.__name__: arguments for work, *arguments in here.given}
+    assert [tasks["<lambda>"][3], tasks["execute"][1]] == [share, threads]
 
 
-def test_a_baseline_that_is_killed_says_so(monkeypatch):
-    monkeypatch.setattr(sweep, "get_worker", lambda: SimpleNamespace(log_event=lambda *_: None))
+def test_a_run_without_threads_keeps_the_environment(project, run_sweep):
+    assert run_sweep("02", "--scheduler", "tcp://host:1")[0] == 0
+    assert (project / "threads").read_text() == "02_b 20 2\n"
+    assert os.environ["SVD_FIGURES"] == str(project / ".runs" / "figures")
+
+
+def test_a_killed_baseline_is_the_reason(monkeypatch):
     monkeypatch.setattr(sweep.sys, "executable", shutil.which("false"))
-    with pytest.raises(RuntimeError, match="the baseline: its process ended with 1"):
-        sweep.train_baseline("subset", 1, 0, 1)
+    said = "the baseline: its process ended with 1"
+    assert sweep.train_baseline("subset", 1, 0, 1) == said
 
 
-def test_control_c_stops_the_workers_and_keeps_what_is_done(project):
+def test_without_a_baseline_its_runs_fail(project, run_sweep, monkeypatch):
+    monkeypatch.setattr(
+        sweep, "train_baseline", lambda _, epochs, seed, threads: "no room" if seed else ""
+    )
+    code, _, err = run_sweep("02", "--seed", 0, 1)
+    assert (code, "02_b D=20 seed=1 failed: no room" in err) == (1, True)
+    assert (project / "ran").read_text() == "02_b 20\n"
+
+
+def test_the_start_says_what_comes(project, run_sweep, monkeypatch):
+    err = run_sweep("--dry-run", "--seed", 0, 1)[2].splitlines()
+    assert err[0] == "Digits: subset, 3,500 to train, 500 to validate, 1,000 to test."
+    plan = ["notebook: 01_a, 02_b", "D: 20", "seed: 0, 1", "finished: 0 of 4 runs"]
+    assert err[1:5] == plan
+    assert re.fullmatch(r"time: about [1-9]\d* min here", err[5])
+    run_sweep("02")
+    assert run_sweep("02")[2].splitlines()[4:] == ["finished: 1 of 1 runs"]
+    monkeypatch.setattr(sweep.time, "perf_counter", itertools.count(0, 2 * sweep.PRODUCT).__next__)
+    seconds = sweep.FIXED + 50 * sweep.BY_IMAGES * 2
+    assert np.isclose(sweep.minutes(3, 50_000, 30), 2 * 3 * seconds / 60)
+
+
+def test_an_unreadable_result_costs_the_others_nothing(project, run_sweep):
+    for name, content in {
+        "a": "[1]",
+        "b": "{}",
+        "c": '{"D": 1, "m": {"test_accuracy": 1}}',
+        "d": '{"notebook": "a", "D": "x", "seed": 0, "dataset": "s", "epochs": 1, '
+        '"m": {"test_accuracy": 1}}',
+    }.items():
+        (project / ".runs" / f"{name}.json").write_text(content)
+    code, _, err = run_sweep("02")
+    assert code == 0, err
+    rows = list(csv.DictReader((project / ".runs" / "results.csv").open()))
+    assert {row["notebook"] for row in rows} == {"02_b"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(project, run_sweep):
+    (project / ".runs").rmdir()
+    (project / ".runs").write_text("")
+    code, _, err = run_sweep("02")
+    assert (code, err.splitlines()[-1].startswith("Stopped: ")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--D", "0"], ["--D", "5", "abc"], ["--epochs", "0.5"], ["--seed", "-1.5"], ["07"]),
+        *(["--D", "{[]: 1}"], ["--D", "True"], ["--epochs", "True"], ["--seed", "True"]),
+        *(["--dataset", "no.npz"], ["--threads", "True"], ["--threads", "0"], ["--threads", "x"]),
+    ],
+    ids=str,
+)
+def test_a_bad_argument_is_one_sentence(project, run_sweep, arguments):
+    here = Here()
+    code, out, err = run_sweep(*arguments, here=here)
+    said = [line for line in err.splitlines() if not line.startswith("Digits: ")]
+    assert (code, out, len(said), here.given) == (2, "", 1, [])
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "x:y"])
+def test_an_address_without_a_scheduler_is_one_sentence(address):
+    with (
+        pytest.raises(ValueError, match=f"^no Dask scheduler answers at '{address}'\\.$"),
+        sweep.executor(address, 1),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_control_c_stops_all_and_keeps_what_is_done(project, command, run_sweep):
+    """SIGINT is ignored where the command starts, as under nohup."""
+    old = sweep.Run("02_b", 20, 0, "subset", 15, "subset", "")
+    old.path(".json").write_text(json.dumps(old._asdict()))
     notebook(project / "notebooks" / "02_b.ipynb", WAIT)
-    process = start(project)
+    process = command("--again", "--threads", "1")
     wait_for(project / "waits")
-    wait_for(project / ".runs" / "01_a-subset-D20-e15-s0.json")  # done beside it
-    workers = psutil.Process(process.pid).children(recursive=True)
+    if sweep.CORES > 1:  # done beside it
+        wait_for(project / ".runs" / "01_a-subset-D20-e15-s0.json")
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2  # a worker, a kernel
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Stopped. What is finished is kept" in err
     assert "Traceback" not in err
-    assert not psutil.wait_procs(workers, timeout=100)[1]
-    _, out, _ = run_sweep(project, "--dry-run")
-    assert (out.count("to run"), out.count("finished")) == (1, 1)
+    assert not psutil.wait_procs(children, timeout=15)[1]
+    assert not (project / "ran").exists() or "02_b" not in (project / "ran").read_text()
+    out = run_sweep("--dry-run")[1]
+    assert out.count("finished") == (2 if sweep.CORES > 1 else 1)
 
 
-def test_run_again_what_was_finished_is_kept_until_there_is_new(project):
-    finished = sweep.Run("02_b", 20, 0, "subset", 15, "subset", "")
-    (project / ".runs").mkdir()
-    (project / ".runs" / finished.path(".json").name).write_text(json.dumps(finished._asdict()))
-    notebook(project / "notebooks" / "02_b.ipynb", WAIT)
-    process = start(project, "02", "--again")
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_with_the_sweep_the_training_of_the_baseline_stops(project, command, sent):
+    (project / "helpers" / "lab" / "store.py").write_text(
+        "def baseline(*_):\n import time\n open('waits', 'w')\n time.sleep(20)"
+    )
+    process = command("02")
     wait_for(project / "waits")
-    process.send_signal(signal.SIGINT)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sent)
     process.communicate(timeout=300)
-    assert "finished" in run_sweep(project, "02", "--dry-run")[1]
-    notebook(project / "notebooks" / "02_b.ipynb", "1 / 0")
-    assert run_sweep(project, "02", "--again")[0] == 1
-    assert "to run" in run_sweep(project, "02", "--dry-run")[1]
+    assert process.returncode == (130 if sent == signal.SIGINT else -sent)
+    assert not psutil.wait_procs(children, timeout=15)[1]
 
 
-def test_two_sweeps_at_once_run_each_notebook_once(project):
-    both = [start(project, "--D", "5") for _ in range(2)]
-    assert [process.communicate(timeout=300) and process.returncode for process in both] == [0, 0]
-    assert sorted((project / "ran").read_text().splitlines()) == ["01_a 5", "02_b 5"]
-
-
-def test_a_project_may_lie_in_a_folder_of_any_name(project, tmp_path):
-    odd = tmp_path / "t oy [ü] {x}"
+@pytest.mark.slow
+def test_two_sweeps_in_a_folder_of_any_name_run_a_notebook_once(project, command):
+    odd = project / "t oy [ü] {x}"
     odd.mkdir()
-    for name in ("helpers", "notebooks"):
+    for name in ("helpers", "notebooks", "figures"):
         shutil.move(project / name, odd)
-    code, _, err = run_sweep(odd, "02")
-    assert code == 0, err
+    both = [command("02", "--D", "5", folder=odd) for _ in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    assert (odd / "ran").read_text() == "02_b 5\n"
 
 
-def test_what_is_no_result_costs_the_others_nothing(project):
-    (project / ".runs").mkdir()
-    for name, content in {
-        "a": "[1]",
-        "b": "{}",
-        "c": '{"D": 1, "m": {"test_accuracy": 1}}',
-    }.items():
-        (project / ".runs" / f"{name}.json").write_text(content)
-    code, _, err = run_sweep(project, "02")
-    assert code == 0, err
-    shutil.rmtree(project / ".runs")
-    (project / ".runs").write_text("")
-    code, _, err = run_sweep(project, "02")
-    assert (code, err.count("\n")) == (1, 1)
-    assert err.startswith("Stopped: ")
-
-
-def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
+@pytest.mark.slow
+def test_on_a_cluster_the_work_of_a_killed_worker_is_done(project, command):
     notebook(project / "notebooks" / "01_a.ipynb", WAIT)
     file = project / "scheduler.json"
     dask = [sys.executable, "-m", "distributed.cli.dask_"]
@@ -238,7 +363,7 @@ def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
     address = json.loads(file.read_text())["address"]
     workers = [cluster("worker", address, "--nthreads", "1", "--no-nanny") for _ in range(2)]
     try:
-        process = start(project, "01", "--scheduler", address)
+        process = command("01", "--scheduler", address)
         wait_for(project / "waits")
         (busy,) = [w for w in workers if psutil.Process(w.pid).children()]
         busy.kill()
@@ -249,36 +374,6 @@ def test_on_a_cluster_another_worker_does_what_a_killed_one_left(project):
         for process in (*workers, scheduler):
             process.kill()
             process.wait()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *(["--D", "0"], ["--D", "5", "abc"], ["--epochs", "0.5"], ["--seed", "-1.5"], ["07"]),
-        *(
-            ["--D", "{[]: 1}"],
-            ["--D", "True"],
-            ["--epochs", "True"],
-            ["--seed", "True"],
-            ["--threads", "True"],
-        ),
-        *(
-            ["--dataset", "no.npz"],
-            ["--threads", "0"],
-            ["--threads", "x"],
-            ["--scheduler", "tcp://127.0.0.1:9"],
-            ["--scheduler", "x:y"],
-        ),
-    ],
-    ids=str,
-)
-def test_a_bad_argument_is_one_sentence_before_any_work(project, monkeypatch, capsys, arguments):
-    monkeypatch.setattr(sweep, "NOTEBOOKS", project / "notebooks")
-    monkeypatch.setattr(sweep, "RUNS", project / ".runs")
-    monkeypatch.setenv("SVD_DATASET", "subset")
-    assert sweep.main(arguments) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert not list(Path(project / ".runs").glob("*.json"))
 
 
 @pytest.mark.parametrize(

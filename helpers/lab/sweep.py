@@ -9,25 +9,31 @@ import ast
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-from distributed import Client, LocalCluster, as_completed, get_worker
+import numpy as np
 from filelock import FileLock
 
 from .. import PROJECT, data
-from . import parameters, results
 from ..quiet import stderr_muted
-from .results import RUNS
+from . import RUNS, parameters
 
 NOTEBOOKS = PROJECT / "notebooks"
 CORES = os.cpu_count() or 1
 NEW = ".json.new"  # ending of results that have not taken the place of older ones yet
-OWN = ("source", "digest")  # what a run knows of itself and its results do not record
+OWN = ("source", "digest")  # a run's fields that its results do not record
+# Seconds of a notebook: for itself, and for 1,000 training images at 15 epochs. They were measured
+# where a product of two float32 matrices of 1024 × 1024 takes this long.
+FIXED, BY_IMAGES, PRODUCT = 56, 4.1, 0.023
 
 
 class Run(NamedTuple):
@@ -45,7 +51,7 @@ class Run(NamedTuple):
         return f"{self.notebook} D={self.D} seed={self.seed}"
 
     def parameters(self):
-        """What the results record."""
+        """The parameters that the results record."""
         return {key: value for key, value in self._asdict().items() if key not in OWN}
 
     def path(self, suffix):
@@ -53,7 +59,7 @@ class Run(NamedTuple):
         return RUNS / f"{self.notebook}-{name}-D{self.D}-e{self.epochs}-s{self.seed}{suffix}"
 
     def results(self, suffix=".json"):
-        """What the run measured, or None if it is not finished."""
+        """The results file's content, or None if the run is not finished."""
         try:
             measured = json.loads(self.path(suffix).read_text(encoding="utf-8"))
             asked = self.parameters().items()
@@ -64,29 +70,32 @@ class Run(NamedTuple):
 
 def main(arguments=None):
     """Run what is asked for; return 0, or 1 if a run failed, 2 for a bad argument, 130 for ^C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and cron ignore it
     chosen = _parser().parse_args(arguments)
     try:
-        runs = _runs(chosen)
+        runs, images = _runs(chosen)
         todo = [run for run in runs if chosen.again or run.results() is None]
-        threads = _threads(chosen.threads, len(todo), chosen.scheduler)
+        threads = _threads(chosen, len(todo))
+        _say_plan(runs, todo, images, chosen.scheduler)
         if chosen.dry_run:
             for run in sorted(runs):
                 print(f"{'to run' if run in todo else 'finished':9} {run}")
             return 0
         failures = _run_all(todo, chosen.scheduler, threads, chosen.again)
-        _collect(runs)
+        _collect(runs[0])  # all have its data set and epochs
     except ValueError as error:
-        print(error, file=sys.stderr)
+        _say(error)
         return 2
     except OSError as error:
-        print(f"Stopped: {error}", file=sys.stderr)
+        _say(f"Stopped: {error}")
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. What is finished is kept; the same command goes on.", file=sys.stderr)
+        _say("\nStopped. What is finished is kept; the same command goes on.")
         return 130
     _print_table([run for run in sorted(runs) if run.results()])
     for run, reason in failures.items():
-        print(f"{run} failed: {reason}", file=sys.stderr)
+        _say(f"{run} failed: {reason}")
     print(f"Executed notebooks, results.csv and pictures: {RUNS.name}/")
     return 1 if failures else 0
 
@@ -106,28 +115,37 @@ def _parser():
 
 
 def _runs(chosen):
-    """All runs asked for, seed by seed; a ValueError says which argument cannot be used."""
+    """All runs asked for, seed by seed, and the number of training images.
+
+    Raises:
+        ValueError: an argument cannot be used.
+    """
     stems = _stems(chosen.notebooks)
     epochs, dataset = _literal(chosen.epochs), chosen.dataset
     grid = [(_literal(D), _literal(seed)) for seed in chosen.seed for D in chosen.D]
     for D, seed in grid:
         parameters.check(D, dataset, epochs, seed, results="")
     dataset = os.environ.get("SVD_DATASET") or dataset if dataset == "auto" else dataset
-    name = data.load(dataset).name
+    if dataset in ("auto", "mnist"):
+        _say("Looking for whole MNIST …")  # imports TensorFlow, and may download
+    digits = data.load(dataset)
+    parts = (digits.y_train, "train"), (digits.y_val, "validate"), (digits.y_test, "test")
+    _say(f"Digits: {digits.name}, " + ", ".join(f"{len(y):,} to {use}" for y, use in parts) + ".")
+    name = digits.name
     source = name if dataset in ("auto", "mnist", "subset") else str(data.find(dataset).resolve())
     digest = ""
     if name not in ("mnist", "subset"):
         digest = "-" + hashlib.sha256(Path(source).read_bytes()).hexdigest()[:8]
     # The last notebook takes longest: first begun, it leaves no core idle in the end.
     cells = [(stem, D, seed) for D, seed in dict.fromkeys(grid) for stem in stems[::-1]]
-    return [Run(*cell, name, epochs, source, digest) for cell in cells]
+    return [Run(*cell, name, epochs, source, digest) for cell in cells], len(digits.y_train)
 
 
-def _threads(text, runs, scheduler):
+def _threads(chosen, runs):
     """Threads for each run: as many as asked for; its share of the cores; on a cluster, None."""
-    if text is None:
-        return None if scheduler else max(1, CORES // max(1, runs))
-    threads = _literal(text)
+    if chosen.threads is None:
+        return None if chosen.scheduler else max(1, CORES // max(1, runs))
+    threads = _literal(chosen.threads)
     if type(threads) is not int or threads < 1:
         raise ValueError(f"threads must be a whole number, at least 1, not {threads!r}.")
     return threads
@@ -149,30 +167,50 @@ def _literal(text):
         return text
 
 
-def _run_all(runs, scheduler, threads, again):
-    """Run them, each seed's baseline before what needs it; return {run: why it failed}."""
-    failures = {}
-    if not runs:
-        return failures
-    RUNS.mkdir(exist_ok=True)
-    with _client(scheduler, threads) as client:
-        client.subscribe_topic("running", lambda event: _say(f"{event[1]} running"))
-        baselines, futures = {}, {}
-        several = len({run.seed for run in runs}) > 1  # else nothing runs beside the baseline
-        cores = threads if several or scheduler else max(threads, CORES)
-        for i, run in enumerate(runs):
-            first = {"priority": -i, "pure": False}  # in this order, as far as workers are free
-            needed = (run.source, run.epochs, run.seed)
-            if needed not in baselines:
-                baselines[needed] = client.submit(train_baseline, *needed, cores, **first)
-            futures[client.submit(execute, run, threads, again, baselines[needed], **first)] = run
+def _say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def _say_plan(runs, todo, images, scheduler):
+    for name in ("notebook", "D", "seed"):
+        _say(f"{name}: " + ", ".join(map(str, sorted({getattr(run, name) for run in runs}))))
+    _say(f"finished: {len(runs) - len(todo)} of {len(runs)} runs")
+    if todo and not scheduler:
+        _say(f"time: about {minutes(len(todo), images, todo[0].epochs):.0f} min here")
+
+
+def minutes(runs, images, epochs):
+    """About how long so many runs take here, by the time of a product of two matrices."""
+    matrix, times = np.ones((1024, 1024), np.float32), []
+    for _ in range(10):
         start = time.perf_counter()
+        _ = matrix @ matrix
+        times.append(time.perf_counter() - start)
+    seconds = FIXED + BY_IMAGES * images / 1000 * epochs / 15
+    return max(1, runs * seconds * np.median(times) / PRODUCT / 60)
+
+
+def _run_all(runs, scheduler, threads, again):
+    """Train the baselines, then run the notebooks; return {run: why it failed}."""
+    if not runs:
+        return {}
+    RUNS.mkdir(exist_ok=True)
+    needed = {run: (run.source, run.epochs, run.seed) for run in runs}
+    baselines = [*dict.fromkeys(needed.values())]
+    failures, start = {}, time.perf_counter()
+    with executor(scheduler, max(1, CORES // (threads or 1))) as pool:
+        share = None if scheduler else max(threads, CORES // len(baselines))
+        _say("Training the baseline, unless it is kept from before …")
+        trained = [pool.submit(train_baseline, *baseline, share) for baseline in baselines]
+        reasons = {b: _reason(future) for b, future in zip(baselines, trained, strict=True)}
+        futures = {
+            pool.submit(execute, run, threads, again, reasons[needed[run]]): run for run in runs
+        }
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
-            reason = future.result() if future.status == "finished" else str(future.exception())
-            if reason:
+            if reason := _reason(future):
                 failures[run] = reason
-            _collect(runs)
+            _collect(run)
             left = (time.perf_counter() - start) * (len(runs) / done - 1) / 60
             state = f"{done - len(failures)} done, {len(failures)} failed, {len(runs) - done} left"
             said = f"failed: {reason}" if reason else "done"
@@ -180,31 +218,54 @@ def _run_all(runs, scheduler, threads, again):
     return failures
 
 
-def _say(line):
-    sys.stderr.write(line + "\n")  # at once: two threads speak, and `print` writes the end apart
+def _reason(future):
+    """Why a task failed, "" if it did not."""
+    error = future.exception()
+    return future.result() if error is None else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
-def _client(scheduler, threads):
-    """A client of the cluster at the address, or of one made here for as long as it is used.
+def executor(scheduler, workers):
+    """Yield an executor: so many processes here, or the workers of the Dask cluster.
 
-    The one made here has no more workers than threads find cores: TensorFlow's would fight.
+    What still runs here when the block is left is stopped.
     """
-    with contextlib.ExitStack() as stack:
-        if scheduler is None:
-            workers = max(1, CORES // threads)
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                dashboard_address=None,
-                silence_logs="CRITICAL",
-            )
-            scheduler = stack.enter_context(cluster).scheduler_address
+    if scheduler:
+        from distributed import Client  # takes a second
+
         try:
             client = Client(scheduler, timeout=5)
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at {scheduler!r}.") from error
-        yield stack.enter_context(client)
+        with client:
+            yield client.get_executor(pure=False)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, initializer=_stop_with_the_sweep)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+
+
+def _stop_with_the_sweep():
+    """Let this worker, and the processes it starts, end when the sweep ends or stops it."""
+
+    def stop(*_):
+        if os.name == "posix":
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    def watch():
+        multiprocessing.parent_process().join()
+        stop()
+
+    if os.name == "posix":
+        os.setpgid(0, 0)  # so ^C in a terminal reaches the sweep alone
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _environment(threads):
@@ -214,22 +275,21 @@ def _environment(threads):
 
 
 def train_baseline(source, epochs, seed, threads):
-    """Train one baseline and keep it, in a process of its own; on a worker."""
-    get_worker().log_event("running", f"baseline seed={seed}")
+    """Train one baseline and keep it, in a process of its own; return why it failed, or ""."""
     code = f"store.baseline(data.load({source!r}), {epochs}, {seed})"
     imports = "from helpers import data; from helpers.lab import store"
     command = [sys.executable, "-c", f"{imports}; {code}"]
     done = subprocess.run(
         command, cwd=PROJECT, env=os.environ | _environment(threads), capture_output=True, text=True
     )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
-        raise RuntimeError(f"the baseline: {said[-1]}")
+    said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+    return f"the baseline: {said[-1]}" if done.returncode else ""
 
 
-def execute(run, threads, again, baseline):
-    """Run one notebook, on a worker; return why it failed, "" if it did not."""
-    get_worker().log_event("running", str(run))
+def execute(run, threads, again, reason=""):
+    """Run one notebook; return why it failed, or "". With a reason not to begin, return that."""
+    if reason:
+        return reason
     os.environ.update(_environment(threads))
     with FileLock(run.path(".lock")):
         if not again and run.results():
@@ -271,26 +331,29 @@ def _escaped(path):
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _collect(runs):
-    """Write the table of all results in RUNS, and the picture of those like these runs."""
-    table = []
+def _collect(run):
+    """Write the table of all results in RUNS, and the picture of those like this run."""
+    from . import results  # pandas and matplotlib take seconds
+
+    table = results.frame()
     for path in sorted(RUNS.glob("[!.]*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             found = results.rows(json.loads(path.read_text(encoding="utf-8")))
-            table += [row for row in found if row.keys() >= {*results.RUN}]
+            table = results.merge(table, found)
     results.write(RUNS / "results.csv", table)
-    alike = {(run.dataset, run.epochs) for run in runs}
-    drawn = [row for row in table if (row["dataset"], row["epochs"]) in alike]
-    if any(row["method"] == "baseline" for row in drawn):
+    drawn = table[(table["dataset"] == run.dataset) & (table["epochs"] == run.epochs)]
+    if (drawn["method"] == "baseline").any():
         results.picture(drawn, RUNS / "figures")
 
 
 def _print_table(runs):
     """A line per network: its test accuracy and size."""
+    from . import results
+
     for run in runs:
         print(f"\n{run}, {run.dataset}")
         print(f"  {'network':24}{'test accuracy':>14}{'parameters':>14}")
-        for row in results.rows(run.results()):
-            size = f"{row['parameters']:,}" if "parameters" in row else ""
-            print(f"  {row['method']:24}{row['test_accuracy']:>14.2%}{size:>14}")
+        for row in results.rows(run.results()).fillna({"parameters": 0}).itertuples():
+            size = f"{row.parameters:,}" if row.parameters else ""
+            print(f"  {row.method:24}{row.test_accuracy:>14.2%}{size:>14}")
     print()
