@@ -1,25 +1,27 @@
 import numpy as np
 import pytest
 
-from helpers import callbacks, compress, layers, model, optimizers, svd
+from helpers import callbacks, compress, model, optimizers, svd
 from helpers.backend import keras, tf
+
+from .conftest import with_spectrum
 
 LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 SHAPES = {"h60": (784, 60), "h90": (60, 90)}
 
 
-def fit(network, digits, callbacks, epochs=1, rate=0.05, optimizer=None):
-    network.compile(optimizer or keras.optimizers.SGD(rate), LOSS)
+def fit(network, digits, callbacks, epochs, optimizer):
+    network.compile(optimizer, LOSS)
     x, y = digits.x_train[:600], model.smoothed(digits.y_train[:600])
     network.fit(x, y, 100, epochs, verbose=0, callbacks=callbacks)
     return network
 
 
-def shrinking(digits, D=4, share=0.6, **options):
-    return callbacks.Shrink(D, digits.x_train, LOSS, samples=300, share=share, **options)
+def shrinking(digits, D=4, share=0.6, samples=300):
+    return callbacks.Shrink(D, digits.x_train, LOSS, samples=samples, share=share)
 
 
-def begun(network, callback, epochs):
+def begun(network, callback, epochs=1):
     """The callback, as it is before training."""
     callback.set_model(network)
     callback.set_params({"epochs": epochs})
@@ -28,69 +30,18 @@ def begun(network, callback, epochs):
 
 
 def spent(ranks):
-    return sum(svd.factorized_parameters(SHAPES[name], rank) for name, rank in ranks.items())
+    """Parameters of ranks by layer, or of one rank in every layer."""
+    ranks = ranks if isinstance(ranks, dict) else dict.fromkeys(SHAPES, ranks)
+    shapes = {name: SHAPES[name.split("/")[-1]] for name in ranks}
+    return sum(svd.factorized_parameters(shapes[name], rank) for name, rank in ranks.items())
 
 
-def with_spectrum(shape, s):
-    rng = np.random.default_rng(0)
-    U, V = (np.linalg.qr(rng.normal(size=(n, len(s))))[0] for n in shape)
-    return U @ np.diag(s) @ V.T
-
-
-def ranked(W, D, rank, **options):
-    layer = layers.DynamicDense(W.shape[1], D, dtype="float64", **options)
-    layer.build((None, W.shape[0]))
-    layer.kernel.assign(W)
-    layer.set_rank(rank)
-    layer.refresh()
-    return layer
-
-
-def gradients(layer, x, dy, training):
-    x = tf.constant(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = layer(x, training=training)
-    return y, *tape.gradient(y, [x, layer.kernel], output_gradients=tf.constant(dy))
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("derivative", list(layers.DERIVATIVES))
-@pytest.mark.parametrize(("D", "rank"), [(5, 2), (5, 4), (5, 5), (7, 3), (7, 7)])
-def test_a_layer_of_lower_rank_is_the_layer_built_for_it(D, rank, derivative, training):
-    rng = np.random.default_rng(0)
-    W = with_spectrum((9, 7), [6, 5, 4, 3, 2, 1, 0.5])
-    x, dy = rng.normal(size=(4, 9)), rng.normal(size=(4, 7))
-    large, small = (ranked(W, n, rank, derivative=derivative) for n in (D, rank))
-    found, expected = (gradients(layer, x, dy, training) for layer in (large, small))
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-8)
-    assert [len(part) for part in large.svd()][1] == rank
-
-
-def test_a_step_at_a_lower_rank_leaves_what_lies_behind_it():
-    W = with_spectrum((9, 7), [6, 5, 4, 3, 2, 1, 0.5])
-    layer = ranked(W, 5, 2)
-    before = layer.tracked()
-    layer.kernel.assign(2 * W)
-    layer(np.ones((4, 9)), training=True)
-    now = layer.tracked()
-    np.testing.assert_allclose(now.s[:2], 2 * before.s[:2])
-    for ours, theirs in zip(
-        (now.U.T, now.s, now.Vt), (before.U.T, before.s, before.Vt), strict=True
-    ):
-        np.testing.assert_array_equal(ours[2:], theirs[2:])
-
-
-def test_factorized_at_its_ranks_it_has_its_outputs(small, digits):
-    network = fit(compress.dynamic(small, 30), digits, [])
-    for name, rank in (("h60", 9), ("h90", 3)):
-        network.get_layer(name).set_rank(rank)
-    x = digits.x_test
-    plain = compress.factorize(network, 30)
-    assert plain.count_params() == spent({"h60": 9, "h90": 3}) + 60 + 90 + 910
-    np.testing.assert_allclose(plain(x), network(x), atol=1e-4)
-    np.testing.assert_allclose(compress.truncate(network, 30)(x), network(x), atol=1e-4)
+@pytest.fixture
+def measured(monkeypatch):
+    """The calls that measure what the layers see and feel."""
+    calls, measure = [], callbacks.moments.measure
+    monkeypatch.setattr(callbacks.moments, "measure", lambda *a: calls.append(a) or measure(*a))
+    return calls
 
 
 def pooled(values):
@@ -104,7 +55,7 @@ def pooled(values):
     return [np.mean(block) for block in blocks for _ in block]
 
 
-def test_the_worth_is_the_second_order_change_of_the_loss():
+def test_worth_is_the_second_order_change_of_the_loss():
     rng = np.random.default_rng(0)
     x, g = rng.normal(size=(50, 8)) * np.arange(1, 9), rng.normal(size=(50, 6)) * np.arange(1, 7)
     C, Gamma = x.T @ x / 50, g.T @ g / 50
@@ -127,173 +78,124 @@ def test_a_value_of_no_worth_does_not_hide_those_behind_it():
 
 
 def test_ranks_go_where_the_worth_is_and_rise_again(small, digits):
-    network = compress.dynamic(small, 20)
+    network, seen = compress.dynamic(small, 20), []
     callback = shrinking(digits, D=5, share=0.0)
-    callback.set_model(network)
-    callback.set_params({"epochs": 3})
-    flat = {name: [1.0] * 20 for name in SHAPES}
-    seen = []
     for strong in ("h60", "h90", "h60"):
         for name, shape in SHAPES.items():
-            s = flat[name] if name == strong else [1.0] + [1e-3] * 19
+            s = np.ones(20) if name == strong else [1.0] + [1e-3] * 19
             network.get_layer(name).kernel.assign(with_spectrum(shape, s))
-        if seen:
-            callback._shrink(len(seen))
-        else:
-            callback.on_train_begin()
-        seen.append(callback.ranks[-1])
+        seen.append(begun(network, callback, epochs=3).ranks[-1])
     assert seen[1]["h90"] > seen[0]["h90"]
     assert seen[2]["h90"] == seen[0]["h90"] == 3  # half of D
     assert seen[2]["h60"] == seen[0]["h60"] > seen[1]["h60"]
-    assert network.get_layer("h60").rank.numpy() == seen[2]["h60"]
+    assert int(network.get_layer("h60").rank) == seen[2]["h60"]
 
 
-def test_the_budget_shrinks_and_is_kept(small, digits):
-    callback = shrinking(digits, D=3, share=0.5)
-    network = fit(compress.dynamic(small, 16), digits, [callback], epochs=4)
-    sizes = [spent(ranks) for ranks in callback.ranks]
-    assert len(sizes) == 5
-    assert sizes[0] == spent({"h60": 16, "h90": 16})
-    assert max(sizes[2:]) <= spent({"h60": 3, "h90": 3}) < sizes[1] < sizes[0]
-    assert {name: int(network.get_layer(name).rank) for name in SHAPES} == callback.ranks[-1]
+def test_layers_shrink_in_training_and_end_fresh(small, digits, measured):
+    """Nested, they go by their path; ranks that are final are not measured again."""
+    traced, seen = [], []
+
+    class Tracing(optimizers.TangentSGD):
+        def update_step(self, gradient, variable, learning_rate):  # runs when traced
+            traced.append(variable)
+            super().update_step(gradient, variable, learning_rate)
+
+    def note(epoch, logs):
+        seen.append((len(traced), len(measured)))
+
+    nested = keras.Sequential([keras.Input((784,)), small, keras.layers.Dense(10, name="last")])
+    names = [f"{small.name}/{name}" for name in SHAPES]
+    network = compress.dynamic(nested, dict.fromkeys(names, 16))
+    shrink = shrinking(digits, D=3, share=0.5)
+    noting = keras.callbacks.LambdaCallback(on_epoch_end=note)
+    fit(network, digits, [noting, shrink], 4, Tracing(0.05))
+
+    sizes = [spent(ranks) for ranks in shrink.ranks]
+    assert [*shrink.ranks[-1]] == names
+    assert sizes[0] == spent(16)
+    assert max(sizes[2:]) <= spent(3) < sizes[1] < sizes[0]
+    assert shrink.ranks[2] == shrink.ranks[3] == shrink.ranks[4]
+    found = compress.dynamic_layers(network)
+    assert {name: int(layer.rank) for name, layer in found.items()} == shrink.ranks[-1]
+    assert seen[-1][1] == len(measured) == 3  # before training and after two epochs
+    assert seen[0][0] == len(traced) > 0  # other ranks, the same graph
+    for layer in found.values():
+        fresh = layer.fresh_svd()
+        np.testing.assert_allclose(layer.s, fresh.s[:16], rtol=1e-3)
+        off = (layer.U * layer.s) @ layer.Vt - svd.truncate(fresh, 16)
+        assert np.linalg.norm(off) < 1e-4 * np.linalg.norm(fresh.s)
 
 
-def test_the_budget_is_that_of_its_formula(small, digits):
+def test_budget_follows_its_formula(small, digits):
     callback = begun(compress.dynamic(small, 16), shrinking(digits, D=2, share=1), epochs=4)
     for epoch in range(4):
         callback.on_epoch_end(epoch)
     for epoch, ranks in enumerate(callback.ranks):
-        budget = spent(dict.fromkeys(SHAPES, round(2 * 8 ** (1 - epoch / 4) ** 1.5)))
+        budget = spent(round(2 * 8 ** (1 - epoch / 4) ** 1.5))
         assert budget - sum(SHAPES["h60"]) < spent(ranks) <= budget  # until one finds no room
 
 
-def test_layers_built_for_different_ranks_begin_with_their_mean(small, digits):
-    callback = begun(compress.dynamic(small, [12, 4]), shrinking(digits, D=8), epochs=2)
-    assert spent(callback.ranks[0]) <= spent({"h60": 8, "h90": 8})
+def test_layers_built_for_other_ranks_start_with_their_mean(small, digits):
+    network = compress.dynamic(small, {"h60": 12, "h90": 4})
+    callback = begun(network, shrinking(digits, D=6), epochs=2)
+    assert spent(7) < spent(callback.ranks[0]) <= spent(8)
 
 
 def test_as_many_samples_are_measured_as_asked_for(small, digits):
-    few = callbacks.Shrink(2, digits.x_train, LOSS, samples=50)
     with pytest.raises(ValueError, match=r"^50 inputs are too few"):
-        begun(compress.dynamic(small, 8), few, epochs=1)
+        begun(compress.dynamic(small, 8), shrinking(digits, D=2, samples=50))
 
 
-def test_final_ranks_are_not_measured_again(small, digits, monkeypatch):
-    callback, measured = shrinking(digits, D=3, share=0.5), []
-    observe = callbacks.moments.observe
-    monkeypatch.setattr(callbacks.moments, "observe", lambda *a: measured.append(a) or observe(*a))
-    fit(compress.dynamic(small, 16), digits, [callback], epochs=4)
-    assert len(measured) == 3  # before training, after the first epoch and after the second
-    assert callback.ranks[2] == callback.ranks[3] == callback.ranks[4]
+@pytest.mark.parametrize("built", [{"h60": 6, "h90": 4}, {}])
+def test_ranks_stay_where_nothing_can_shrink(small, digits, measured, built):
+    network = compress.dynamic(small, built) if built else small
+    for name in built:
+        network.get_layer(name).set_rank(2)  # as an earlier training left it
+    callback = begun(network, shrinking(digits, D=6, share=1), epochs=2)
+    for epoch in range(2):
+        callback.on_epoch_end(epoch)
+    callback.on_train_end()
+    assert callback.ranks == [built, built, built]
+    assert {n: int(layer.rank) for n, layer in compress.dynamic_layers(network).items()} == built
+    assert not measured
 
 
-def test_shrunk_a_layer_ends_with_its_exact_svd(small, digits):
-    network = fit(compress.dynamic(small, 16), digits, [shrinking(digits, D=3)], epochs=2)
-    for name in SHAPES:
-        layer = network.get_layer(name)
-        U, s, Vt = np.linalg.svd(layer.kernel, full_matrices=False)
-        np.testing.assert_allclose(layer.s, s[:16], rtol=1e-3)
-        off = (layer.U * layer.s) @ layer.Vt - (U[:, :16] * s[:16]) @ Vt[:16]
-        assert np.linalg.norm(off) < 1e-4 * np.linalg.norm(s)
+@pytest.mark.parametrize("values", [None, 3, 6])
+def test_refresh_records_spectra_and_sets_fresh_factors(small, values):
+    network, refresh = compress.dynamic(small, 4), callbacks.Refresh(values)
+    expected = {name: [] for name in SHAPES}
+    for epoch in (-1, 0):  # before training, and after the first epoch
+        begun(network, refresh) if epoch < 0 else refresh.on_epoch_end(epoch)
+        for name, layer in compress.dynamic_layers(network).items():
+            fresh = svd.decompose(layer.kernel.numpy())
+            expected[name].append(fresh.s[:values])
+            W_D = (layer.U * layer.s) @ layer.Vt
+            np.testing.assert_allclose(W_D, svd.truncate(fresh, 4), atol=1e-4)
+            np.testing.assert_allclose(refresh.spectra[name], expected[name], rtol=1e-4)
+            layer.kernel.assign(0.5 * layer.kernel + 0.01)
 
 
-def test_layers_of_nested_models_shrink_and_are_refreshed(small, digits):
-    nested = keras.Sequential([keras.Input((784,)), small, keras.layers.Dense(10, name="last")])
-    names = [f"{small.name}/{name}" for name in SHAPES]
-    network = compress.dynamic(nested, 16, layers=names)
-    inner, refresh = network.get_layer(small.name), callbacks.Refresh(4)
-    shrink = shrinking(digits, D=3)
-    fit(network, digits, [shrink, refresh], epochs=2)
-    assert [*refresh.spectra] == [*shrink.ranks[-1]] == names
-    assert int(inner.get_layer("h60").rank) == shrink.ranks[-1][names[0]] < 16
+def test_refresh_of_a_network_without_dynamic_layers_is_empty(small):
+    assert begun(small, callbacks.Refresh()).spectra == {}
 
 
-def test_changing_ranks_do_not_trace_the_step_again(small, digits):
-    updates = []
-
-    class Counting(optimizers.TangentSGD):
-        def update_step(self, gradient, variable, learning_rate):  # runs when traced
-            updates.append(variable)
-            super().update_step(gradient, variable, learning_rate)
-
-    traced = []
-    changing = shrinking(digits, D=2)
-    for callback, epochs in ((callbacks.Refresh(), 1), (changing, 4)):
-        updates.clear()
-        network = compress.dynamic(small, 12)
-        fit(network, digits, [callback], epochs=epochs, optimizer=Counting(0.05))
-        traced.append(len(updates))
-    assert len({tuple(ranks.values()) for ranks in changing.ranks}) > 2
-    assert traced[0] == traced[1] > 0
-
-
-@pytest.mark.parametrize("way", ["keras", "weights", "clone"])
-def test_half_trained_at_other_ranks_it_is_saved_loaded_cloned(small, digits, tmp_path, way):
-    network = fit(compress.dynamic(small, 12), digits, [shrinking(digits)], epochs=2)
-    if way == "keras":
-        network.save(tmp_path / "half.keras")
-        other = keras.saving.load_model(tmp_path / "half.keras")
-    else:
-        other = keras.models.clone_model(network)
-        if way == "weights":
-            network.save_weights(tmp_path / "half.weights.h5")
-            other.load_weights(tmp_path / "half.weights.h5")
-        else:
-            other.set_weights(network.get_weights())
-    for name in SHAPES:
-        assert int(other.get_layer(name).rank) == int(network.get_layer(name).rank) < 12
-    np.testing.assert_array_equal(other(digits.x_test), network(digits.x_test))
-    fit(other, digits, [shrinking(digits)], epochs=1)  # and trains on
+def test_training_stops_where_a_kernel_is_not_finite(small, digits):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"kernel of h.0 is no longer finite"):
+        fit(compress.dynamic(small, 4), digits, [], 1, keras.optimizers.SGD(1e30))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, np.nan, "half"])
-def test_a_share_out_of_range_is_one_clear_error(digits, share):
+def test_share_out_of_range_is_one_clear_error(digits, share):
     with pytest.raises(ValueError, match="share must be from 0 to 1"):
         shrinking(digits, share=share)
 
 
 @pytest.mark.parametrize("D", [0, -3, 2.5, "many"])
-def test_a_D_that_is_no_rank_is_one_clear_error(digits, D):
+def test_D_out_of_range_is_one_clear_error(digits, D):
     with pytest.raises(ValueError, match="D must be"):
         shrinking(digits, D=D)
 
 
-def test_a_D_above_what_the_layers_are_built_for_fails_before_training(small, digits):
+def test_D_above_the_largest_rank_built_fails_before_training(small, digits):
     with pytest.raises(ValueError, match="D must be at most 8, the layers' largest"):
-        fit(compress.dynamic(small, 8), digits, [shrinking(digits, D=9)])
-
-
-def test_a_network_without_dynamic_layers_is_one_clear_error(small, digits):
-    with pytest.raises(ValueError, match="no dynamic layers"):
-        fit(small, digits, [shrinking(digits)])
-
-
-def test_a_kernel_that_is_not_finite_stops_the_training_and_is_named(small, digits):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"kernel of h.0 is no longer finite"):
-        fit(compress.dynamic(small, 4), digits, [], rate=1e30)
-    layer = ranked(with_spectrum((9, 7), [2, 1]), 1, 1)
-    layer.kernel.assign(np.full((9, 7), np.nan))
-    with pytest.raises(ValueError, match=r"kernel of .* is no longer finite: train it at a lower"):
-        layer.refresh()
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"kernel of {layer.name} is no"):
-        layer.tracked(1)
-
-
-def test_a_budget_of_full_rank_keeps_all(digits):
-    """Of ranks 40, 40 and 60: a budget of 60 in each layer is all they have."""
-    keras.utils.set_random_seed(0)
-    hidden = [keras.layers.Dense(n, "relu", name=f"h{n}") for n in (40, 60, 61)]
-    network = keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10)])
-    dynamic = compress.dynamic(network, 1000)
-    callback = shrinking(digits, D=60)
-    fit(dynamic, digits, [callback])
-    assert callback.ranks[-1] == {"h40": 40, "h60": 40, "h61": 60}
-
-
-def test_a_budget_of_all_ranks_is_not_measured_after_every_epoch(small, digits, monkeypatch):
-    callback, measured = shrinking(digits, D=6), []
-    observe = callbacks.moments.observe
-    monkeypatch.setattr(callbacks.moments, "observe", lambda *a: measured.append(a) or observe(*a))
-    fit(compress.dynamic(small, 6), digits, [callback], epochs=3)
-    assert len(measured) == 1
-    assert callback.ranks == 4 * [{"h60": 6, "h90": 6}]
+        begun(compress.dynamic(small, {"h60": 8, "h90": 5}), shrinking(digits, D=9))
