@@ -1,60 +1,24 @@
-import json
 import re
-import shutil
-import subprocess
-import sys
 
 import nbformat
+import pytest
 
-from helpers import PROJECT
-from tests import claims
+from tests.grading import claims
 
 NAMES = claims.NAMES
+CHECK = 'print("it is small:", size < 10)'
 
 
-# These checks need no TensorFlow, which takes seconds to import, and on a busy machine a minute.
-BACKEND = "from unittest.mock import MagicMock\n\nkeras = tf = MagicMock()\n"
-
-
-def submission(folder, keep):
-    """A copy of the project whose notebooks hold only what these checks need."""
-    shutil.copytree(PROJECT / "helpers", folder / "helpers")
-    (folder / "helpers" / "lab" / "backend.py").write_text(BACKEND)
-    (folder / "notebooks").mkdir()
-    for name, ids in keep.items():
-        notebook = nbformat.read(PROJECT / "notebooks" / name, as_version=4)
-        notebook.cells = [
-            cell
-            for cell in notebook.cells
-            if cell.source.startswith("import ")
-            or "parameters" in cell.metadata.get("tags", [])
-            or cell.metadata.get("grade", {}).get("id") in ids
-        ]
-        nbformat.write(notebook, folder / "notebooks" / name)
-    return folder
-
-
-def insert(folder, name, source, position=2):
-    path = folder / "notebooks" / name
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells.insert(position, nbformat.v4.new_code_cell(source))
-    nbformat.write(notebook, path)
-
-
-def ran(folder):
-    """{notebook's number: its grade} of `python -m tests.grade --run`."""
-    results = folder / "results.json"
-    command = [sys.executable, "-m", "tests.grading.grade", folder, "--run", "--timeout", "20"]
-    done = subprocess.run(
-        [*command, "--results", results],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert "Traceback" not in done.stdout + done.stderr
-    tests = json.loads(results.read_text())["tests"]
-    return {test["number"]: test for test in tests if "E" not in test["number"]}
+def notebook(folder, name, *sources, ids=("1", "2"), check=CHECK):
+    """Parameters, these cells, then a check for each id that prints what is committed."""
+    cells = [nbformat.v4.new_code_cell("size = 3", metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    printed = [nbformat.v4.new_output("stream", text="it is small: True\n")]
+    for id in ids:
+        grade = {"grade": {"id": id}}
+        cells.append(nbformat.v4.new_code_cell(check, metadata=grade, outputs=printed))
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / name)
 
 
 def test_a_check_says_what_is_committed():
@@ -69,30 +33,52 @@ def test_a_check_says_what_is_committed():
         assert "False" not in printed
 
 
-def test_claims_that_are_tampered_with_do_not_hold(tmp_path):
-    last = [cell.metadata.grade.id for cell in claims.checks_of(NAMES[2])][:2]
-    keep = dict(zip(NAMES, [["1.4", "1.13"], ["2.1", "2.2"], last], strict=True))
-    folder = submission(tmp_path / "copy", keep)
-    insert(folder, NAMES[0], "svd.truncate = lambda svd, D: (svd.U * svd.s) @ svd.Vt")
-    insert(folder, NAMES[1], "import time\nwhile True:\n    time.sleep(1)", position=3)
-    insert(folder, NAMES[2], "import os; os._exit(1)", position=0)
-    grades = ran(folder)
-    first = dict(part.split(": ", 1) for part in grades["1"]["output"].split("; "))
-    assert first["1.4"].startswith("expected ")
-    assert first["1.1"] == "its cell is missing"
-    assert "1.13" not in first
-    second = dict(part.split(": ", 1) for part in grades["2"]["output"].split("; "))
-    assert "2.1" not in second
-    assert "never ran" in second["2.2"]
-    third = dict(part.split(": ", 1) for part in grades["3"]["output"].split("; "))
-    assert all("never ran" in third[id] for id in last)
-    assert [grade["score"] for grade in grades.values()] == [0, 0, 0]
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of three small notebooks; the cells of a copy need nothing but Python."""
+    for name in NAMES:
+        notebook(tmp_path / "project" / "notebooks", name)
+    monkeypatch.setattr(claims, "PROJECT", tmp_path / "project")
 
 
-def test_without_notebooks_nothing_is_claimed(tmp_path):
-    folder = submission(tmp_path / "copy", {})
-    (folder / "notebooks" / NAMES[1]).write_text("{")
-    grades = ran(folder)
-    assert "1.1: the notebook is missing" in grades["1"]["output"]
-    assert "2.1: it is not a notebook" in grades["2"]["output"]
-    assert [grade["score"] for grade in grades.values()] == [0, 0, 0]
+def test_a_claim_holds_if_its_check_prints_what_is_committed(project, tmp_path):
+    folder = tmp_path / "copy"
+    away = "import os; assert os.environ['SVD_FIGURES'] and os.environ['SVD_DATASET']"
+    notebook(folder, NAMES[0], "size = 4", away, check="print('it is small: True')")
+    notebook(folder, NAMES[1], "size = 40", "1 / 0", ids=("2",))
+    notebook(folder, NAMES[2], "del size", ids=("1", "1", "2"))
+    ran = claims.run(folder, timeout=60)
+    assert ran[NAMES[0]] == (2, 2, "")
+    small = "expected 'it is small: True', found 'it is small: False'"
+    assert ran[NAMES[1]] == (0, 2, f"1: its cell is missing; 2: {small}")
+    error = "NameError: name 'size' is not defined"
+    assert ran[NAMES[2]] == (0, 2, f"1: {error}; 2: {error}")
+
+
+def test_nothing_is_claimed_after_a_cell_that_never_ends(project, tmp_path):
+    notebook(tmp_path / "copy", NAMES[0], "while True:\n    pass")
+    ran = claims.run(tmp_path / "copy", timeout=3)
+    held, made, reasons = ran[NAMES[0]]
+    assert (held, made) == (0, 2)
+    assert reasons.count("never ran") == 2
+    missing = "1: the notebook is missing; 2: the notebook is missing"
+    assert ran[NAMES[1]] == ran[NAMES[2]] == (0, 2, missing)
+
+
+def test_nothing_is_claimed_after_the_end_of_the_kernel(project, tmp_path):
+    path = tmp_path / "copy" / NAMES[1]
+    notebook(path.parent, path.name)
+    cells = nbformat.read(path, as_version=4)
+    cells.cells.insert(2, nbformat.v4.new_code_cell("import os; os._exit(1)"))
+    nbformat.write(cells, path)
+    held, made, reasons = claims.run(path.parent, timeout=60)[path.name]
+    assert (held, made) == (1, 2)
+    assert reasons.startswith("2: it never ran")
+
+
+def test_a_file_that_is_not_a_notebook_claims_nothing(project, tmp_path):
+    (tmp_path / "copy" / "notebooks").mkdir(parents=True)
+    (tmp_path / "copy" / "notebooks" / NAMES[1]).write_text("{")
+    ran = claims.run(tmp_path / "copy", timeout=3)
+    assert [held for held, _, _ in ran.values()] == [0, 0, 0]
+    assert "1: it is not a notebook" in ran[NAMES[1]][2]

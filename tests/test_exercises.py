@@ -1,13 +1,13 @@
+"""The exercises: right answers, wrong ones, and the editions that hold solutions or blanks."""
+
 import json
-import resource
 
 import nbformat
 import numpy as np
 import pytest
 
 from helpers import PROJECT, svd
-from tests import solutions
-from tests.grading import exercises
+from tests.grading import answering, editions, exercises, grade, solutions
 from tests.grading.claims import NAMES
 from tests.grading.grade import CLAIMS, notebook_of
 from tests.grading.problems import PROBLEMS, Wrong
@@ -18,8 +18,7 @@ ORDER = [*PROBLEMS]
 def verdict(id, answer, seed=1):
     problem = PROBLEMS[id]
     try:
-        found = [exercises.to_plain(value) for value in exercises.answers(problem, answer, seed)]
-        return exercises.judge(problem, [exercises.from_plain(value) for value in found], seed)
+        return exercises.judge(problem, exercises.answers(problem, answer, seed), seed)
     except Wrong as wrong:
         return str(wrong)
 
@@ -64,6 +63,17 @@ def test_what_is_blank_is_not_tried(id, capsys):
     exec(PROBLEMS[id].blank, names)
     exercises.check(id, names[PROBLEMS[id].name])
     assert capsys.readouterr().out == f"{id}: not attempted\n"
+
+
+@pytest.mark.parametrize("id", ORDER)
+def test_solutions_are_right(id):
+    assert verdict(id, getattr(solutions, PROBLEMS[id].name)) == ""
+
+
+def test_an_answer_may_come_as_another_type():
+    assert verdict("1.E2", 10.0) == verdict("2.E1", np.float32(9)) == ""
+    assert verdict("1.E4", lambda *handed: np.array(solutions.cheapest_ranks(*handed))) == ""
+    assert verdict("3.E4", lambda *handed: np.array(solutions.steps_outside(*handed))) == ""
 
 
 def outside(A, U, Vt):
@@ -153,6 +163,7 @@ def by_heart(W):
 
 WRONG = {
     "1.E1": [
+        lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) > share)) + 1,
         lambda s, share: int(np.argmax(np.cumsum(s) / np.sum(s) >= share)) + 1,
         lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)),
         lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)) + 2,
@@ -160,7 +171,7 @@ WRONG = {
         lambda s, share: "all",
         lambda s, share: True,
     ],
-    "1.E2": [9, 11, 1024, 10.0, "10", [10]],
+    "1.E2": [9, 11, 1024, 10.5, np.inf, "10", [10]],
     "1.E3": [
         lambda W, x, D: svd.truncate(svd.decompose(W), D),
         lambda W, x, D: svd.truncate(svd.decompose(W, x.T @ x), D + 1),
@@ -251,14 +262,16 @@ def test_what_is_wrong_is_not_right_and_hears_what_was_expected(id):
         assert "\n" not in reason
 
 
+VALUES = [0, -1, 10**4000, 1e400, "text", [], [[]], [None, 1], [1, 2], np.ones(3), [[1], [2, 3]]]
+
+
 @pytest.mark.parametrize("id", ORDER)
-@pytest.mark.parametrize(
-    "value",
-    [0, -1, 10**4000, 1e400, "text", [], [[]], [None, 1], [1, 2], np.ones(3), [[1], [2, 3]]],
-)
-def test_any_value_has_a_verdict(id, value):
-    answer = value if PROBLEMS[id].cases is None else lambda *handed: value
-    assert "expected" in verdict(id, answer)
+def test_any_value_has_a_verdict(id):
+    problem = PROBLEMS[id]
+    case = problem.cases(np.random.default_rng(1))[0] if problem.cases else ()
+    for value in VALUES:
+        with pytest.raises(Wrong, match=r"^expected .*, found"):
+            problem.verdict(exercises.to_plain(value), *case)
 
 
 def test_an_answer_cannot_change_what_another_case_or_the_verdict_sees():
@@ -267,64 +280,129 @@ def test_an_answer_cannot_change_what_another_case_or_the_verdict_sees():
         s[:] = 0
         return rank
 
-    before = exercises.handed("1.E1")[0][0].copy()
+    before = exercises.handed("1.E1")[-1][0].copy()
     assert verdict("1.E1", spoil) == ""
-    assert np.array_equal(exercises.handed("1.E1")[0][0], before)
-    assert not np.array_equal(exercises.handed("1.E1", seed=1)[0][0], before)
+    assert np.array_equal(exercises.handed("1.E1")[-1][0], before)
+    assert not np.array_equal(exercises.handed("1.E1", seed=1)[-1][0], before)
 
 
 def test_what_only_the_verdict_may_see_is_not_handed():
     assert all(len(case) == 1 for case in exercises.handed("1.E5"))
 
 
-def limits():
-    return resource.getrlimit(resource.RLIMIT_AS)
+def test_a_check_says_what_is_wrong(capsys):
+    def said(id, answer):
+        exercises.check(id, answer)
+        return capsys.readouterr().out
+
+    assert "expected fewer multiply-adds than 805,306,368, found 807,9" in said("3.E1", 126)
+    assert "expected numbers" in said("1.E1", lambda s, share: {1, 2})
+    assert "found None: is its `return` missing?" in said("1.E1", lambda s, share: print(end=""))
+    few = "expected rank_for_energy(s, share), found "
+    assert few + "rank_for_energy(s)\n" in said("1.E1", lambda s: 1)
+    assert few + "rank_for_energy(s, share, more)\n" in said("1.E1", lambda s, share, more: 1)
+    assert few + "no function\n" in said("1.E1", 5)
+    assert "expected numbers or arrays of them, found function" in said("1.E2", lambda: 10)
+    short = "expected finite numbers of shape (81, 16, 12), found an array of shape (80, 16, 12)"
+    assert short in said("3.E5", lambda *handed: (np.ones((80, 16, 12)), np.ones(80)))
 
 
-def test_a_check_says_what_is_wrong_and_bounds_the_memory(capsys):
-    before = limits()
-    exercises.check("3.E1", 126)
-    assert "expected fewer multiply-adds than 805,306,368, found 807,9" in capsys.readouterr().out
-    exercises.check("3.E2", lambda X, U, Vt: np.eye(len(X)) @ X)
-    assert "expected at most 2 GiB" in capsys.readouterr().out
-    exercises.check("2.E3", lambda A, B: np.linalg.svd(A @ B, full_matrices=False))
-    assert "expected at most 2 GiB" in capsys.readouterr().out
-    exercises.check("2.E4", lambda x, dy, U, Vt: ((x.T @ dy) @ Vt.T, U.T @ (x.T @ dy)))
-    assert "expected at most 2 GiB" in capsys.readouterr().out
-    assert limits() == before
-    exercises.check("1.E1", lambda s, share: {1, 2})
-    assert "expected numbers" in capsys.readouterr().out
+def test_a_check_bounds_the_memory(capsys):
+    if not (before := exercises.limit_memory()):
+        pytest.skip("no limits on this system")
+    exercises.resource.setrlimit(exercises.resource.RLIMIT_AS, before)
+    for id, answer in {
+        "3.E2": lambda X, U, Vt: np.eye(len(X)) @ X,
+        "2.E3": lambda A, B: np.linalg.svd(A @ B, full_matrices=False),
+        "2.E4": lambda x, dy, U, Vt: ((x.T @ dy) @ Vt.T, U.T @ (x.T @ dy)),
+    }.items():
+        exercises.check(id, answer)
+        assert "expected at most 2 GiB of memory, found that it" in capsys.readouterr().out
+    assert exercises.resource.getrlimit(exercises.resource.RLIMIT_AS) == before
 
 
-@pytest.mark.parametrize(
-    "value", [None, True, 3, 2.5, "text", [1, [2, "a"]], (), np.arange(6.0).reshape(2, 3)]
-)
+@pytest.mark.parametrize("hard", [5, 2**60])
+def test_a_limit_is_never_below_what_the_process_has(monkeypatch, hard):
+    given = []
+    resource = exercises.resource or pytest.skip("no limits on this system")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: given.append(limits))
+    exercises.limit_memory()
+    assert all(exercises.MEMORY < soft < 2**50 for soft, _ in given)
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 2.5, "text", [1, [2, "a"]], ()])
 def test_plain_values_come_back(value):
-    back = exercises.from_plain(json.loads(json.dumps(exercises.to_plain(value))))
-    if isinstance(value, np.ndarray):
-        assert back.dtype == float
-        assert np.array_equal(back, value)
-    else:
-        assert back == (list(value) if isinstance(value, tuple) else value)
+    back = json.loads(json.dumps(exercises.to_plain(value)))
+    assert back == (list(value) if isinstance(value, tuple) else value)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "longdouble", "int8"])
+def test_arrays_come_back_as_lists(dtype):
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    assert json.dumps(exercises.to_plain((array, array[0, 1])))
+    assert exercises.to_plain(array) == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, np.array(["a"]), 1j, np.array([None])])
-def test_what_is_no_number_is_refused(value):
+def test_only_numbers_and_text_are_plain(value):
     with pytest.raises(Wrong, match="expected numbers"):
         exercises.to_plain(value)
 
 
-@pytest.mark.parametrize(
-    "plain",
-    [
-        {},
-        {"shape": [2], "float64": "AAAA"},
-        {"shape": "a", "float64": ""},
-        {"shape": [10**30], "float64": ""},
-        {"shape": [-1], "float64": 3},
-        {"shape": None, "float64": ""},
-    ],
-)
-def test_bytes_that_are_no_array_are_refused(plain):
-    with pytest.raises(Wrong, match="found other bytes"):
-        exercises.from_plain([plain])
+def test_answers_find_the_arithmetic_of_tensorflow():
+    assert answering.names("the tfs", tensors=False).keys() == {"np", "svd"}
+    for used in ({"source": "tf.sign", "tensors": False}, {"source": "", "tensors": True}):
+        tf = answering.names(**used)["tf"]
+        assert tf.sign(-2.0) == -1
+        assert tf.linalg.norm([3.0, 4.0]) == 5
+        assert not any(hasattr(tf, name) for name in ("print", "io", "py_function", "load_library"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("editions") / "new"
+    assert editions.main([str(folder)]) == 0
+    return folder
+
+
+def test_every_exercise_has_a_solution():
+    assert [*editions.solutions()] == ORDER
+
+
+@pytest.mark.slow
+def test_the_solved_edition_scores_in_full(written):
+    grades = grade.grade(written / "solved", seed=3, seconds=60)
+    assert [g.reason for g in grades] == [""] * len(PROBLEMS)
+    assert sum(g.won for g in grades) == sum(g.possible for g in grades) == 45
+
+
+def test_the_solved_edition_says_right_below_each_answer(written):
+    for name in NAMES:
+        text = (written / "solved" / "notebooks" / name).read_text(encoding="utf-8")
+        printed = [cell for cell in json.loads(text)["cells"] if "exercises.check" in str(cell)]
+        for id in [id for id in ORDER if notebook_of(id) == name]:
+            assert f'"{id}: right\\n"' in text
+        assert len(printed) == 5
+        assert "not attempted" not in text
+
+
+def test_the_students_edition_is_this_project_without_solutions(written):
+    student, solved = written / "student", written / "solved"
+    files, more = ({p.relative_to(e) for p in e.rglob("*")} for e in (student, solved))
+    left_out = {"tests/grading/solutions.py", "tests/test_exercises.py", "tests/test_grade.py"}
+    assert {str(path) for path in more - files} == left_out
+    assert (student / ".gitignore").exists()
+    assert not (student / ".git").exists()
+    for path in files:
+        if (student / path).is_file():
+            assert (student / path).read_bytes() == (PROJECT / path).read_bytes()
+    for path in student.rglob("test_*.py"):
+        assert "grading.solutions" not in path.read_text(encoding="utf-8")
+
+
+def test_editions_are_written_where_nothing_is(tmp_path, capsys):
+    (tmp_path / "notes").write_text("")
+    for folder in (tmp_path, tmp_path / "notes", PROJECT / "editions"):
+        assert editions.main([str(folder)]) == 2
+        assert capsys.readouterr().err.startswith("FOLDER must ")

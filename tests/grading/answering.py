@@ -1,4 +1,4 @@
-"""Runs one answer in a process of its own, for tests/answers.py: cases in, values out, as JSON.
+"""Runs one answer in a process of its own, for answers.py: cases in, values out, as JSON.
 
 Reads {"id", "source", "seed", "seconds"} from stdin and writes {"found": [a plain value a case]} or
 {"failure": sentence} to stdout. Whatever an answer does in here, it can only change the values that
@@ -8,13 +8,12 @@ come out, and these are judged in the process of the grader.
 import json
 import os
 import re
-import resource
 import sys
 import sysconfig
 import types
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 # Libraries may be read, as they import parts of theirs late. Nothing else, solutions least of all.
 READABLE = tuple(
     os.path.realpath(folder) + os.sep
@@ -36,22 +35,21 @@ def main():
     os.dup2(nowhere, 2)
     sys.path.insert(0, str(PROJECT))
     sys.dont_write_bytecode = True
-    _report(out, _answer(asked, out))
+    _report(out, _answer(asked))
 
 
-def _answer(asked, out):
+def _answer(asked):
     """{"found": …} or {"failure": …} of one answer, within its limits."""
     from tests.grading import exercises
     from tests.grading.problems import PROBLEMS, Wrong
 
     problem = PROBLEMS[asked["id"]]
-    names = _names(asked["source"], problem.tensors)
+    known = names(asked["source"], problem.tensors)
     _limit(asked["seconds"], exercises)
-    _guard(out)
+    _guard()
     try:
-        exec(compile(asked["source"], "answer", "exec"), names)
-        values = exercises.answers(problem, names[problem.name], asked["seed"])
-        return {"found": [exercises.to_plain(value) for value in values]}
+        exec(compile(asked["source"], "answer", "exec"), known)
+        return {"found": exercises.answers(problem, known[problem.name], asked["seed"])}
     except Wrong as wrong:
         return {"failure": str(wrong)}
     except MemoryError:
@@ -69,42 +67,45 @@ def _line(error):
     return f", line {line}" if line else ""
 
 
-def _names(source, tensors):
+def names(source, tensors):
     """What an answer finds imported, as in its notebook; TensorFlow, which takes long, if used."""
     import numpy as np
 
     from helpers import svd
 
-    names = {"np": np, "svd": svd}
+    known = {"np": np, "svd": svd}
     if tensors or re.search(r"\btf\b", source):
         from helpers.backend import tf
 
         # Arithmetic alone: TensorFlow reads and writes files without asking Python.
-        public = {name: value for name, value in vars(tf).items() if not name.startswith("_")}
-        public = {k: v for k, v in public.items() if not isinstance(v, types.ModuleType)}
-        writes = ("load", "print", "py_", "numpy_")
-        public = {k: v for k, v in public.items() if not k.startswith(writes)}
-        names["tf"] = types.SimpleNamespace(**public, math=tf.math, linalg=tf.linalg, nn=tf.nn)
-    return names
+        writes = ("_", "load", "print", "py_", "numpy_")
+        public = {
+            name: value
+            for name, value in vars(tf).items()
+            if not name.startswith(writes) and not isinstance(value, types.ModuleType)
+        }
+        known["tf"] = types.SimpleNamespace(**public, math=tf.math, linalg=tf.linalg, nn=tf.nn)
+    return known
 
 
 def _limit(seconds, exercises):
     """Bound memory, on Linux, and processor time and the size of files."""
     exercises.limit_memory()
+    resource = exercises.resource
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
 
 
-def _guard(out):
-    """From now on to open a file, or to start or end a process, ends this one.
+def _guard():
+    """From now on no file is opened, and no process is started or ended.
 
     What the hook calls is bound here: an answer that finds this module cannot put others there.
     """
     forbidden, listing, readable = FORBIDDEN, LISTING, READABLE
-    report, realpath, text, number, letters = _report, os.path.realpath, os.fsdecode, int, set
-    is_a, writing = isinstance, os.O_WRONLY | os.O_RDWR
+    realpath, text, number, letters = os.path.realpath, os.fsdecode, int, set
+    is_a, writing, refusal = isinstance, os.O_WRONLY | os.O_RDWR, PermissionError
 
     def hook(event, arguments):
         if event == "open":
@@ -112,9 +113,9 @@ def _guard(out):
             writes = letters(mode or "") & letters("wax+") or (flags or 0) & writing
             if is_a(path, number) or (not writes and realpath(text(path)).startswith(readable)):
                 return
-            report(out, {"failure": f"it may not open {text(path)!r}"})
-        elif event.startswith(forbidden) and event not in listing:
-            report(out, {"failure": f"it may not call {event}"})
+            raise refusal(f"it may not open {text(path)!r}")
+        if event.startswith(forbidden) and event not in listing:
+            raise refusal(f"it may not call {event}")
 
     sys.addaudithook(hook)
 

@@ -13,8 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.grading.exercises import NOT_TRIED, from_plain, judge
-from tests.grading.problems import Wrong
+from .exercises import NOT_TRIED, judge
 
 SCRIPT = Path(__file__).with_name("answering.py")
 IMPORTS = {"numpy", "numpy.linalg", "scipy.linalg", "math", "itertools", "functools", "helpers.svd"}
@@ -55,7 +54,11 @@ def grade(problem, sources, seed, seconds):
         return f"expected one answer cell, found {len(sources)}"
     if sources[0].strip() == problem.blank:
         return NOT_TRIED
-    return forbidden(sources[0], problem.name) or _judged(problem, sources[0], seed, seconds)
+    if reason := forbidden(sources[0], problem.name):
+        return reason
+    asked = {"id": problem.id, "source": sources[0], "seed": seed, "seconds": seconds}
+    ended, content = run(asked, 3 * seconds)
+    return ended or judged(problem, content, seed)
 
 
 def forbidden(source, name):
@@ -103,31 +106,13 @@ def _reason(node):
     return f"it may not use {used}" if str(used).startswith("__") or used in FRAMES else ""
 
 
-def _judged(problem, source, seed, seconds):
-    """The verdict on what an answer gives back, in this process, which never runs it."""
-    asked = {"id": problem.id, "source": source, "seed": seed, "seconds": seconds}
-    report = _run(asked, 3 * seconds)
-    if not isinstance(report, dict):
-        return report
-    if "found" not in report:
-        # An answer may have written the report: whatever it says, it is no verdict.
-        return _one_line(str(report.get("failure"))) or NOTHING
-    try:
-        found = [from_plain(value) for value in report["found"]]
-        return judge(problem, found, seed)
-    except Wrong as wrong:
-        return str(wrong)
-    except (TypeError, ValueError, ArithmeticError, RecursionError):
-        return "expected values that can be judged, found others"
+def run(asked, seconds):
+    """Run an answer in a process: why it was ended, else "", and what it has written, as bytes.
 
-
-def _one_line(text):
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return text[:300]
-
-
-def _run(asked, seconds):
-    """What the process of an answer reports, a dict; a sentence if it reports nothing."""
+    Args:
+        asked: dict of its id, source, seed and seconds of processor time.
+        seconds: by the clock.
+    """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
             [sys.executable, "-I", str(SCRIPT)],
@@ -141,25 +126,21 @@ def _run(asked, seconds):
         try:
             process.communicate(json.dumps(asked).encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
-            return f"it took more than {seconds:g} seconds"
+            return f"it took more than {seconds:g} seconds", b""
         finally:
             _end(process)
         if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-            return f"it took more than {asked['seconds']:g} seconds of processor time"
+            return f"it took more than {asked['seconds']:g} seconds of processor time", b""
         out.seek(0)
-        content = out.read(LARGEST + 1)
-    try:
-        report = json.loads(content) if len(content) <= LARGEST else None
-    except (ValueError, RecursionError):
-        report = None
-    right = isinstance(report, dict) and isinstance(report.get("found", []), list)
-    return report if right else NOTHING
+        return "", out.read(LARGEST + 1)
 
 
 def _environment(folder):
+    """One thread; the arithmetic of this process; and nothing else of its environment."""
+    arithmetic = "OPENBLAS_", "MKL_", "OMP_", "ONEDNN_"
+    names = [k for k in os.environ if k in ("PATH", "LANG") or k.startswith(arithmetic)]
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), "1")
-    kept = {k: os.environ[k] for k in ("PATH", "LANG", "SYSTEMROOT") if k in os.environ}
-    return kept | one | {"HOME": folder, "TMPDIR": folder}
+    return {k: os.environ[k] for k in names} | one | {"HOME": folder, "TMPDIR": folder}
 
 
 def _end(process):
@@ -167,3 +148,26 @@ def _end(process):
     with contextlib.suppress(ProcessLookupError):  # they have ended
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def judged(problem, content, seed):
+    """The verdict on what a process has written, in this one, which never runs an answer.
+
+    The answer may have written it: whatever it says, it is no verdict.
+    """
+    try:
+        report = json.loads(content) if len(content) <= LARGEST else {}
+        found, failure = report.get("found"), report.get("failure")
+    except (ValueError, AttributeError, RecursionError):
+        return NOTHING
+    if not isinstance(found, list):
+        return _one_line(str(failure or "")) or NOTHING
+    try:
+        return judge(problem, found, seed)
+    except (TypeError, ValueError, ArithmeticError, RecursionError):
+        return "expected values that can be judged, found others"
+
+
+def _one_line(text):
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return text[:300]

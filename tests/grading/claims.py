@@ -4,18 +4,16 @@ A claim is a cell whose printed text is compared with what is committed. These c
 the copy as they stand in this project; all other cells, and helpers/, are the copy's own.
 """
 
-import contextlib
-import io
 import os
 import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
-import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from helpers import PROJECT
 
@@ -27,21 +25,27 @@ NAMES = sorted(
 )
 
 
-class Outcome(NamedTuple):
-    """Of a check's cell: why it failed ("" if it passed), and what it printed."""
-
-    failure: str
-    printed: str = ""
-
-
 def locate(folder, name):
     """The path of a copy's notebook: in its folder notebooks/, or in the folder itself."""
     inside = folder / "notebooks" / name
     return inside if inside.exists() else folder / name
 
 
+def checks_of(name):
+    """The cells of this project's own notebook that state a fact: a list."""
+    return [cell for cell in _cells(PROJECT / "notebooks" / name) if "grade" in cell.metadata]
+
+
+def _by_id(cells):
+    return {cell.metadata.grade["id"]: cell for cell in cells if "grade" in cell.metadata}
+
+
+def _cells(path):
+    return nbformat.read(path, as_version=4).cells
+
+
 def run(folder, timeout):
-    """Run the notebooks of a copy by nbval, with this project's own checks in the place of theirs.
+    """Run the notebooks of a copy, with this project's own checks in the place of theirs.
 
     Args:
         folder: pathlib.Path of a copy of the project.
@@ -54,51 +58,44 @@ def run(folder, timeout):
         copy = Path(temporary) / "copy"
         ignored = shutil.ignore_patterns(".*", "figures")
         shutil.copytree(folder, copy, ignore=ignored, ignore_dangling_symlinks=True)
-        os.environ["SVD_FIGURES"] = str(Path(temporary) / "figures")
-        os.environ.setdefault("SVD_DATASET", "subset")
+        figures = {"SVD_FIGURES": str(Path(temporary) / "figures")}
+        environment = {"SVD_DATASET": "subset"} | os.environ | figures
         ran = {}
         for name in NAMES:
             print(f"{name} …", file=sys.stderr)
-            checks = {cell.metadata.grade["id"]: cell for cell in checks_of(name)}
-            outcomes = _outcomes(locate(copy, name), name, checks, timeout)
-            reasons = {id: _difference(cell, outcomes[id]) for id, cell in checks.items()}
-            failed = [f"{id}: {reason}" for id, reason in reasons.items() if reason]
-            held = len(checks) - len(failed)
-            ran[name] = held, len(checks), "; ".join(failed)
+            checks = _by_id(checks_of(name))
+            failed = _failed(locate(copy, name), name, checks, timeout, environment)
+            reasons = "; ".join(f"{id}: {reason}" for id, reason in failed.items())
+            ran[name] = len(checks) - len(failed), len(checks), reasons
         return ran
 
 
-def checks_of(name):
-    """The cells of this project's own notebook that state a fact: a list."""
-    cells = nbformat.read(PROJECT / "notebooks" / name, as_version=4).cells
-    return [cell for cell in cells if "grade" in cell.metadata]
-
-
-def _outcomes(path, name, checks, timeout):
-    """{id: Outcome} of the checks, run within the notebook at `path`."""
-    outcomes = dict.fromkeys(checks, Outcome("its cell is missing"))
+def _failed(path, name, checks, timeout, environment):
+    """Why checks do not hold in the notebook at `path`: {id: reason}."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except FileNotFoundError:
-        return dict.fromkeys(checks, Outcome("the notebook is missing"))
+        return dict.fromkeys(checks, "the notebook is missing")
     except Exception as error:  # nbformat raises many kinds
-        return dict.fromkeys(checks, Outcome(f"it is not a notebook: {_plain(str(error))}"))
+        return dict.fromkeys(checks, f"it is not a notebook: {_first_line(str(error))}")
     _restore(notebook, name, checks)
-    nbformat.write(notebook, path)
-    empty = path.with_name("pytest.ini")
-    empty.write_text("[pytest]\n")
-    options = f"--nbval-lax --nbval-current-env --nbval-cell-timeout={timeout} --noconftest -qq"
-    with contextlib.redirect_stdout(io.StringIO()):
-        arguments = [*options.split(), "-c", str(empty), str(path)]
-        ended = pytest.main(arguments, plugins=[_Recorder(outcomes)])
-    if ended == pytest.ExitCode.INTERRUPTED:
-        raise KeyboardInterrupt
-    return outcomes
+    within = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(
+        notebook, timeout=timeout, allow_errors=True, kernel_name="python3", resources=within
+    )
+    ended = ""
+    try:
+        client.execute(env=environment)
+    except (CellTimeoutError, DeadKernelError):  # no later cell ran
+        ended = "it never ran, or not to its end: a cell took too long, or ended the kernel"
+    cells = _by_id(notebook.cells)
+    reasons = {id: _difference(check, cells.get(id), ended) for id, check in checks.items()}
+    return {id: reason for id, reason in reasons.items() if reason}
 
 
 def _restore(notebook, name, checks):
     """Put parameters and checks of this project in the place of those of the same id."""
-    own = nbformat.read(PROJECT / "notebooks" / name, as_version=4).cells
+    own = _cells(PROJECT / "notebooks" / name)
     (parameters,) = [cell for cell in own if _is_parameters(cell)]
     left = dict(checks)
     for cell in notebook.cells:
@@ -108,58 +105,32 @@ def _restore(notebook, name, checks):
         if cell.cell_type != "code" or check is None:
             cell.metadata.pop("grade", None)  # a second one of the same id is none
             continue
-        cell.source, cell.outputs, cell.execution_count = check.source, check.outputs, 1
-        cell.metadata = check.metadata
+        cell.source, cell.metadata, cell.outputs = check.source, check.metadata, []
 
 
 def _is_parameters(cell):
     return "parameters" in cell.metadata.get("tags", [])
 
 
-class _Recorder:
-    """A pytest plugin that keeps the outcome of every check."""
-
-    def __init__(self, outcomes):
-        self.outcomes = outcomes
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item):
-        if item.parent.timed_out:  # each later cell might wait as long
-            pytest.fail("it never ran, as an earlier cell had taken too long or ended the kernel")
-
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_makereport(self, item, call):
-        report = (yield).get_result()
-        id = item.cell.metadata.get("grade", {}).get("id")
-        if id and (report.when == "call" or not report.passed):
-            outputs = item.test_outputs or []
-            printed = "".join(output.get("text", "") for output in outputs)
-            failure = "" if report.passed else _sentence(call.excinfo, outputs)
-            self.outcomes[id] = Outcome(failure, printed)
-
-
-def _sentence(excinfo, outputs):
-    """Why a cell failed, without its traceback; "" if only its output differs."""
-    for output in outputs:
-        if output.output_type == "error" and output.ename != "KeyboardInterrupt":
-            return f"{output.ename}: {_plain(output.evalue)}"
-    said = _plain(str(excinfo.value))
-    return "" if said.startswith("Cell outputs differ") else said
-
-
-def _plain(text):
-    """The first line, without colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip().split("\n")[0]
-
-
-def _difference(cell, outcome):
-    """Why a check does not hold: its failure, or the first line that is not as expected."""
-    expected = "".join(output.text for output in cell.outputs).splitlines()
-    found = outcome.printed.splitlines()
-    if outcome.failure:
-        return outcome.failure
+def _difference(check, cell, ended):
+    """Why a check does not hold: what ended it, or the first line that is not as expected."""
+    if cell is None:
+        return "its cell is missing"
+    for output in cell.outputs:
+        if output.output_type == "error":
+            return f"{output.ename}: {_first_line(output.evalue)}"
+    expected, found = (_printed(c).splitlines() for c in (check, cell))
     for i in range(max(len(expected), len(found))):
         wanted, had = (lines[i] if i < len(lines) else "nothing" for lines in (expected, found))
         if wanted != had:
-            return f"expected {wanted!r}, found {had!r}"
+            return ended or f"expected {wanted!r}, found {had!r}"
     return ""
+
+
+def _printed(cell):
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def _first_line(text):
+    """Without colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip().split("\n")[0]

@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 
 from helpers import PROJECT
-from tests.grading import exercises
-from tests.grading.problems import PROBLEMS
+
+from . import exercises
+from .problems import PROBLEMS
 
 SOLUTIONS = Path(__file__).with_name("solutions.py")
-KNOWING = "test_exercises.py", "test_grade.py"  # right answers, and wrong ones near them
+# What knows right answers, and wrong ones near them.
+KNOWING = "grading/solutions.py", "test_exercises.py", "test_grade.py"
 
 
 def main(arguments=None):
@@ -40,7 +42,7 @@ def main(arguments=None):
     student, solved = folder / "student", folder / "solved"
     for edition in (student, solved):
         shutil.copytree(PROJECT, edition, ignore=_ignored())
-    for name in (SOLUTIONS.name, *KNOWING):
+    for name in KNOWING:
         (student / "tests" / name).unlink()
     blank, written = (student / "notebooks").glob("*.ipynb"), (solved / "notebooks").glob("*.ipynb")
     for path in blank:
@@ -69,7 +71,7 @@ def _not_tried():
 
 def _verdicts():
     """What the checks print for the solutions: {id: text}."""
-    solved, printed = importlib.import_module("tests.solutions"), {}
+    solved, printed = importlib.import_module("tests.grading.solutions"), {}
     for id, problem in PROBLEMS.items():
         with contextlib.redirect_stdout(io.StringIO()) as said:
             exercises.check(id, getattr(solved, problem.name))

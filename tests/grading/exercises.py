@@ -1,25 +1,28 @@
 """Exercises: hand an answer its cases, and judge what comes back.
 
-The notebooks' check cells and the grader (tests/grade.py) share this code: a student sees the
-verdict that the grader will give, but for the seed of the cases and the rules of an answer cell.
+The notebooks' check cells and the grader share this code: a student sees the verdict that the
+grader will give, except for the seed of the cases and the rules of an answer cell.
 """
 
-import base64
 import contextlib
 import copy
+import inspect
 
 import numpy as np
 
 try:
     import resource
-except ImportError:  # Windows
+except ImportError:  # Windows, where nothing is limited
     resource = None
 
 from .problems import PROBLEMS, Wrong
 
 MEMORY = 2 * 2**30  # bytes that an answer may use beside what the process has already
 NOT_TRIED = "not attempted"
-TOO_MUCH = f"expected at most {MEMORY / 2**30:g} GiB of memory, found that it asked for more"
+TOO_MUCH = (
+    f"expected at most {MEMORY / 2**30:g} GiB of memory, found that it formed a matrix that is too "
+    "large, or asked for more in another way"
+)
 
 
 def check(id, answer):
@@ -29,16 +32,30 @@ def check(id, answer):
         id: of the exercise, such as "1.E1".
         answer: the function or value that it asks for.
     """
-    problem = PROBLEMS[id]
+    print(f"{id}: {_reason(PROBLEMS[id], answer) or 'right'}")
+
+
+def _reason(problem, answer):
+    if _is_blank(problem, answer):
+        return NOT_TRIED
     with _limited_memory():
         try:
-            found = [from_plain(to_plain(value)) for value in answers(problem, answer, seed=0)]
-            reason = judge(problem, found, seed=0)
+            return judge(problem, answers(problem, answer, seed=0), seed=0)
         except MemoryError:
-            reason = TOO_MUCH
+            return TOO_MUCH
         except Wrong as wrong:
-            reason = str(wrong)
-    print(f"{id}: {reason or 'right'}")
+            return str(wrong)
+
+
+def _is_blank(problem, answer):
+    """Is an answer still what the blank cell defines?"""
+    names = {}
+    exec(problem.blank, names)
+    codes = [getattr(f, "__code__", None) for f in (answer, names[problem.name])]
+    if None in codes:
+        return answer is None
+    mine, blank = ((code.co_code, code.co_consts) for code in codes)
+    return mine == blank
 
 
 def handed(id, seed=0):
@@ -52,40 +69,35 @@ def handed(id, seed=0):
     return made
 
 
-def answers(problem, answer, seed):
-    """What an answer gives for each case: a list."""
-    return [answer(*case) if problem.cases else answer for case in handed(problem.id, seed)]
-
-
 def _cases(problem, seed):
     """The cases, made anew, one without parts for a value; no two of their arrays share memory."""
     made = problem.cases(np.random.default_rng(seed)) if problem.cases else [()]
     return [copy.deepcopy(case) for case in made]
 
 
-def judge(problem, found, seed):
-    """Why the values that were found for the cases are not right; "" if they are.
+def answers(problem, answer, seed):
+    """What an answer gives for each case, as plain values: a list.
 
-    Args:
-        problem: tests.grading.problems.Problem.
-        found: list of one value a case, of the kinds that `from_plain` gives.
-        seed: that the cases were made from.
+    Raises:
+        Wrong: it is not a function of these arguments, or gives more than numbers and text.
     """
-    if all(value is None for value in found):
-        return NOT_TRIED
-    asked = _cases(problem, seed)
-    if len(found) != len(asked):
-        return f"expected {len(asked)} values, found {len(found)}"
-    for number, (value, case) in enumerate(zip(found, asked, strict=True), start=1):
+    cases = handed(problem.id, seed)
+    if not problem.cases:
+        return [to_plain(answer)]
+    expected = f"expected {problem.signature}, found"
+    if not callable(answer):
+        raise Wrong(f"{expected} no function")
+    with contextlib.suppress(ValueError):  # a built-in function does not say what it takes
+        signature = inspect.signature(answer)
         try:
-            problem.verdict(value, *case)
-        except Wrong as wrong:
-            return f"case {number} of {len(asked)}: {wrong}" if len(asked) > 1 else str(wrong)
-    return ""
+            signature.bind(*cases[0])
+        except TypeError:
+            raise Wrong(f"{expected} {problem.name}{signature}") from None
+    return [to_plain(answer(*case)) for case in cases]
 
 
 def to_plain(value):
-    """A value as JSON can hold it: numbers and text as they are, arrays as shape and bytes.
+    """A value as JSON can hold it: numbers and text as they are, tuples and arrays as lists.
 
     Raises:
         Wrong: it is or contains anything else.
@@ -97,27 +109,29 @@ def to_plain(value):
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise Wrong(f"expected numbers or arrays of them, found {type(value).__name__}")
-    if not array.shape:
-        return array.item()
-    content = np.ascontiguousarray(array, dtype="<f8").tobytes()
-    return {"shape": list(array.shape), "float64": base64.b64encode(content).decode()}
+    return (array.astype(float) if array.dtype.kind == "f" else array).tolist()
 
 
-def from_plain(plain):
-    """The value that `to_plain` was given, arrays as float64, tuples as lists.
+def judge(problem, found, seed):
+    """Why the values that were found for the cases are not right; "" if they are.
 
-    Raises:
-        Wrong: `to_plain` never gave this.
+    Args:
+        problem: tests.grading.problems.Problem.
+        found: list of one plain value a case.
+        seed: that the cases were made from.
     """
-    if plain is None or isinstance(plain, (bool, int, float, str)):
-        return plain
-    if isinstance(plain, list):
-        return [from_plain(part) for part in plain]
-    try:
-        content = base64.b64decode(plain["float64"], validate=True)
-        return np.frombuffer(content, "<f8").reshape([int(n) for n in plain["shape"]]).copy()
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise Wrong("expected numbers or arrays of them, found other bytes") from None
+    if all(value is None for value in found):
+        missing = ": is its `return` missing?" if problem.cases else ""
+        return f"expected a value, found None{missing}"
+    asked = _cases(problem, seed)
+    if len(found) != len(asked):
+        return f"expected {len(asked)} values, found {len(found)}"
+    for number, (value, case) in enumerate(zip(found, asked, strict=True), start=1):
+        try:
+            problem.verdict(value, *case)
+        except Wrong as wrong:
+            return f"case {number} of {len(asked)}: {wrong}" if len(asked) > 1 else str(wrong)
+    return ""
 
 
 @contextlib.contextmanager
@@ -135,11 +149,11 @@ def limit_memory():
     try:
         with open("/proc/self/statm") as sizes:
             has = int(sizes.read().split()[0]) * resource.getpagesize()
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # macOS, Windows
         return None
     before = resource.getrlimit(resource.RLIMIT_AS)
-    most = has + MEMORY
-    if before[1] != resource.RLIM_INFINITY:
-        most = min(most, before[1])
+    most = min([has + MEMORY, *(limit for limit in before if limit != resource.RLIM_INFINITY)])
+    if most < has:  # never below what it has already
+        return None
     resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
     return before
