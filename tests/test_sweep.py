@@ -236,6 +236,8 @@ def test_without_a_baseline_its_runs_fail(project, run_sweep, monkeypatch):
 
 
 def test_the_start_says_what_comes(project, run_sweep, monkeypatch):
+    other = sweep.Run("02_b", 20, 2, "subset", 15, "subset", "")  # not what its name says
+    other._replace(seed=1).path(".json").write_text(json.dumps(other._asdict()))
     err = run_sweep("--dry-run", "--seed", 0, 1)[2].splitlines()
     assert err[0] == "Digits: subset, 3,500 to train, 500 to validate, 1,000 to test."
     plan = ["notebook: 01_a, 02_b", "D: 20", "seed: 0, 1", "finished: 0 of 4 runs"]
