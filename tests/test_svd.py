@@ -136,6 +136,8 @@ def test_a_diagonal_weight_is_that_of_its_matrix():
 def test_a_weight_with_a_negative_eigenvalue_is_refused():
     with pytest.raises(ValueError, match="C has a negative eigenvalue"):
         svd.decompose(np.eye(2), np.diag([1.0, -1.0]) + 0)
+    with pytest.raises(ValueError, match="finite matrix C"):
+        svd.decompose(np.eye(2), np.full((2, 2), np.nan))
 
 
 @given(matrices(), st.integers(1, 15))
@@ -218,3 +220,24 @@ def test_regression_is_ridge_regression_towards_the_kernel():
         svd.regress(np.eye(6), np.eye(6), W)
     with pytest.raises(ValueError, match="C must be"):
         svd.regress(np.eye(4), W, W)
+
+
+def test_regression_of_rank_one_is_the_best_of_all_directions():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)) * [2, 1, 0.5]
+    z = x @ rng.normal(size=(3, 2)) + rng.normal(size=(60, 2))
+    Gamma = np.array([[2.0, 1.0], [1.0, 5.0]])
+    felt = raised(Gamma, 1e-2)
+
+    def error(W):
+        lost = z - x @ W
+        return np.trace(felt @ lost.T @ lost)
+
+    def best(angle):  # of the rank-1 matrices u vᵀ with v in this direction
+        v = np.array([np.cos(angle), np.sin(angle)])
+        u = np.linalg.lstsq(x, z @ felt @ v / (v @ felt @ v))[0]
+        return error(np.outer(u, v))
+
+    W = svd.truncate(svd.regress(x.T @ x / 60, x.T @ z / 60, np.zeros((3, 2)), Gamma), D=1)
+    least = min(best(angle) for angle in np.linspace(0, np.pi, 2000))
+    assert error(W) == pytest.approx(least, rel=1e-5)
