@@ -1,0 +1,171 @@
+"""How many neurons and singular values does each layer get from one budget?"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Part(NamedTuple):
+    """A layer with a matrix W (n_in, n_out), as a budget sees it.
+
+    What is kept of it keeps the loss from rising: ½ s² for each singular value (`svd.decompose`),
+    half a gain for each neuron (`columns.choose`), both in descending order.
+    """
+
+    n_in: int
+    n_out: int
+    source: str | None  # the layer whose neurons its inputs are, if these can go
+    values: np.ndarray  # (r,) ½ s²; empty: W stays one matrix
+    neurons: np.ndarray  # (k,) half gains; empty: its neurons stay
+    dense: float  # price of W, for each of its entries
+    factors: tuple  # price of a singular value, for each input and for each output
+    neuron: float  # price of a neuron beside W: its bias, and what follows for each neuron
+
+
+class Share(NamedTuple):
+    """What each layer gets: all of what is not named."""
+
+    widths: dict  # {layer name: neurons}
+    ranks: dict  # {layer name: D}
+    price: float  # of all layers
+    rise: float  # of the loss, predicted
+
+
+def share(parts, budget, multiple=1):
+    """Spend a budget on neurons and singular values of all layers, where the loss feels it most.
+
+        minimise  rise(k, r) + λ price(k, r)
+
+        rise(k, r) = Σ_l Σ_{j > k_l} ½ gain_{l,j} + Σ_{i > r_l} ½ s²_{l,i}
+        price(k, r) = Σ_l min(k_{l−1} k_l, r_l (k_{l−1} + k_l)) + k_l
+
+    A neuron or a singular value is kept while what it is worth exceeds λ times its price; λ is the
+    least at which the price is within the budget. At one λ each width in turn takes its best value
+    while the others stay, from whole layers on, and each matrix takes its best rank, or stays one.
+    What is left of the budget buys what is worth most of all that still fits.
+
+    Args:
+        parts: {layer name: Part}, in the order of the layers.
+        budget: of the prices of the parts.
+        multiple: widths and ranks are multiples of it, or whole.
+
+    Returns:
+        Share; over the budget if nothing smaller is left.
+    """
+    plan = _Plan(parts, multiple)
+    widths = {name: levels.counts[-1] for name, levels in plan.neurons.items()}
+    over, rate = 0.0, 0.0
+    found = plan.at(rate, widths)
+    first = 1e-9 * sum(plan.worth) / max(found.price, 1)
+    while found.price > budget and rate < 1e15 * first:
+        over, rate, widths = rate, max(first, 1.5 * rate), found.widths
+        found = plan.at(rate, widths)
+    for _ in range(40 if 0 < found.price <= budget and rate else 0):
+        tried = plan.at((over + rate) / 2, widths)
+        if tried.price > budget:
+            over, widths = (over + rate) / 2, tried.widths
+        else:
+            rate, found = (over + rate) / 2, max(found, tried, key=lambda share: share.price)
+    return plan.filled(found, budget)
+
+
+class _Levels(NamedTuple):
+    """How many can be kept (g,), and what the loss then feels of those dropped (g,)."""
+
+    counts: np.ndarray
+    left: np.ndarray
+
+    def keep(self, price):
+        """The level up to which each more is worth its price, for each of the prices."""
+        worth = -np.diff(self.left) / np.diff(self.counts)
+        return np.searchsorted(-worth, -np.asarray(price))
+
+
+def _levels(worth, multiple):
+    counts = np.unique([*range(multiple, len(worth), multiple), len(worth)])
+    return _Levels(counts, np.append(np.cumsum(worth[::-1])[::-1], 0)[counts])
+
+
+class _Plan:
+    """The levels of all parts, and the price and the predicted rise at each."""
+
+    def __init__(self, parts, multiple):
+        self.parts = parts
+        self.worth = [part.values.sum() + part.neurons.sum() for part in parts.values()]
+        self.neurons, self.values = (
+            {n: _levels(worth, multiple) for n, worth in every.items() if len(worth)}
+            for every in (
+                {name: part.neurons for name, part in parts.items()},
+                {name: part.values for name, part in parts.items()},
+            )
+        )
+        self.next = {part.source: name for name, part in parts.items() if part.source}
+
+    def at(self, rate, widths):
+        """The Share at λ = rate, found from these widths."""
+        widths = dict(widths)
+        for _ in range(20):
+            before = dict(widths)
+            for name, levels in self.neurons.items():
+                own = {**widths, name: levels.counts}
+                value = levels.left + rate * self.parts[name].neuron * levels.counts
+                for matrix in (name, self.next[name]):
+                    value = value + self._matrix(matrix, own, rate)[0]
+                widths[name] = int(levels.counts[np.argmin(value)])
+            if widths == before:
+                break
+        ranks = {name: int(self._matrix(name, widths, rate)[1]) for name in self.values}
+        return self._share(widths, {name: D for name, D in ranks.items() if D})
+
+    def _sides(self, name, widths):
+        """n_in and n_out at these widths, numbers or arrays."""
+        part = self.parts[name]
+        n_in, n_out = part.n_in, part.n_out
+        if part.source in widths:
+            n_in = n_in * widths[part.source] // len(self.parts[part.source].neurons)
+        if name in widths:
+            n_out = n_out * widths[name] // len(part.neurons)
+        return n_in, n_out
+
+    def _matrix(self, name, widths, rate):
+        """What a matrix costs in λ price + rise, and its rank, 0 if it stays one matrix."""
+        part, (n_in, n_out) = self.parts[name], self._sides(name, widths)
+        whole = rate * part.dense * n_in * n_out
+        if name not in self.values:
+            return whole, 0
+        counts, left = self.values[name]
+        each = rate * (part.factors[0] * n_in + part.factors[1] * n_out)
+        level = self.values[name].keep(each)
+        factored = left[level] + each * counts[level]
+        return np.minimum(whole, factored), np.where(factored < whole, counts[level], 0)
+
+    def _share(self, widths, ranks):
+        price = rise = 0.0
+        for name, part in self.parts.items():
+            n_in, n_out = self._sides(name, widths)
+            each = part.factors[0] * n_in + part.factors[1] * n_out
+            price += ranks[name] * each if name in ranks else part.dense * n_in * n_out
+            rise += part.values[ranks[name] :].sum() if name in ranks else 0
+            if name in widths:
+                price += part.neuron * widths[name]
+                rise += part.neurons[widths[name] :].sum()
+        return Share(widths, ranks, price, rise)
+
+    def filled(self, found, budget):
+        """The Share with all that still fits, the best for its price first."""
+
+        def worth(tried):
+            return (found.rise - tried.rise) / max(tried.price - found.price, 1e-9)
+
+        while steps := [s for s in self._steps(found) if s.price <= budget and s.rise < found.rise]:
+            found = max(steps, key=worth)
+        return found
+
+    def _steps(self, found):
+        """All Shares with one level more somewhere."""
+        for kept, levels in ((found.widths, self.neurons), (found.ranks, self.values)):
+            for name in kept:
+                more = np.searchsorted(levels[name].counts, kept[name], side="right")
+                if more < len(levels[name].counts):
+                    one = kept | {name: int(levels[name].counts[more])}
+                    yield self._share(*((one, found.ranks) if kept is found.widths else (found.widths, one)))
