@@ -330,7 +330,7 @@ def test_with_the_sweep_the_training_of_the_baseline_stops(project, command, sen
     wait_for(project / "waits")
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(sent)
-    process.communicate(timeout=300)
+    process.wait(timeout=100)
     assert process.returncode == (130 if sent == signal.SIGINT else -sent)
     assert not psutil.wait_procs(children, timeout=15)[1]
 

@@ -46,14 +46,15 @@ def chosen(model, inputs, samples):
     return [array[every] for array in arrays]
 
 
-def batches(arrays, doing, probe, model):
+def batches(arrays, doing, probe, model, instead=None):
     """Batches of the arrays, which fit in memory, with a line of progress if they take long.
 
     Args:
         arrays: from `chosen`.
         doing: what the line of progress says.
-        probe: helpers.networks.watch.Watched, of which all that its layers see is kept.
+        probe: helpers.compress.watch.Watched, of which all that its layers see is kept.
         model: what is to run on them, of which each output is kept for as long as it runs.
+        instead: as many other arrays, to be handed out in the place of these.
     """
     line, n = Line(after=QUIET), len(arrays[0])
     _, _, zs = probe.run([tf.constant(array[:1]) for array in arrays])
@@ -68,5 +69,5 @@ def batches(arrays, doing, probe, model):
     passing = sum(math.prod(size or 1 for size in shape) for shape in shapes)
     size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)), max(1, PASSING // max(passing, 1)))
     for start in range(0, n, size):
-        yield [tf.constant(array[start : start + size]) for array in arrays]
+        yield [tf.constant(array[start : start + size]) for array in instead or arrays]
         line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")

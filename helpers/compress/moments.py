@@ -9,6 +9,7 @@ from . import drawn, feed, kinds, watch
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
 NOT_FINITE = "the loss is not finite: logits need from_logits=True, and inputs must be finite."
+KEPT = 2**26  # numbers, at most, that go into a layer and are kept to run on from there
 LEAST = 100  # inputs that a layer must have seen for its C to mean anything
 
 
@@ -44,7 +45,7 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        names: of layers that multiply by a matrix (`helpers.networks.graph.compressible`).
+        names: of layers that multiply by a matrix (`helpers.compress.graph.compressible`).
         inputs: of the model, as for `model.predict`.
         loss: a Keras loss or its name: cross-entropy or mean squared error; None: no Γ.
         samples: how many of the inputs are used, evenly spread.
@@ -98,20 +99,24 @@ def regression(before, after, name, inputs):
     """Moments of a layer's inputs x in the network `after` and its products z = x W in `before`.
 
     Args:
-        before, after: from `helpers.networks.watch.watched`, of one model.
+        before, after: from `helpers.compress.watch.watched`, of one model.
         name: of the layer, which says whether it has a bias; without one nothing is centred.
-        inputs: a list of arrays, as from `helpers.networks.feed.chosen`.
+        inputs: a list of arrays, as from `helpers.compress.feed.chosen`.
 
     Returns:
         Regression.
     """
-    whole = before.alone(name)
-    before, after = (network.up_to(name) for network in (before, after))
     view, W = kinds.of(after.parts[name][1]), kinds.of(before.parts[name][1]).matrix()
+    (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
+    seen = [], []
     n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
-    for batch in feed.batches(inputs, f"cutting {name}", whole, before.model):
-        (_, uncut, _), (_, cut, _) = before.run(batch), after.run(batch)
+    whole, doing = before.alone(name), f"cutting {name}"
+    for pair in feed.batches(inputs, doing, whole, before.model, first + second):
+        (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
         for x, was in zip(cut[name], uncut[name], strict=True):
+            if np.size(x) / len(pair[0]) * len(inputs[0]) <= KEPT:
+                seen[0].append(was)
+                seen[1].append(x)
             x, was = view.rows(x), view.rows(was)
             if middles is None:  # in float32, squares of a large mean would drown the variance
                 middles = [rows.mean(0) * bool(view.bias) for rows in (x, was)]
@@ -119,6 +124,8 @@ def regression(before, after, name, inputs):
             n += len(x)
             for i, part in enumerate((x.sum(0), was.sum(0), x.T @ x, x.T @ was)):
                 sums[i] = sums[i] + part.astype(float)
+    for network, xs in zip((before, after), seen, strict=True):
+        network.keep(name, xs)
     x, z, C, X = (part / n for part in (sums[0], sums[1] @ W, sums[2], sums[3] @ W))
     if not view.bias:
         x, z = 0 * x, 0 * z

@@ -1,5 +1,6 @@
 """What goes into layers and comes out of them, while a model runs?"""
 
+import contextlib
 import functools
 from typing import NamedTuple
 
@@ -10,11 +11,11 @@ from . import graph, kinds
 
 
 class Watch(keras.layers.Layer):
-    """Lets values through, and shows them to the function `note`."""
+    """Lets values through, and shows them to the function `note`; may keep them, too."""
 
     def __init__(self):
         super().__init__(autocast=False)
-        self.supports_masking, self.note = True, None
+        self.supports_masking, self.note, self.kept = True, None, None
 
     def call(self, x):
         if self.note is not None:
@@ -58,15 +59,36 @@ class Watched(NamedTuple):
 
     def alone(self, path):
         """The model, of which only this layer is watched."""
-        return Watched(self.model, {path: self.parts[path]}, self.places)
+        return self._replace(parts={path: self.parts[path]})
 
-    def up_to(self, path):
-        """The part that ends before this layer; all of it where that stands in several places."""
-        before = self.parts[path][0]
-        if "/" in path or self.places[before.name] > 1:
-            return self.alone(path)
-        part = keras.Model(self.model.inputs, before.output)
-        return Watched(part, {path: self.parts[path]}, self.places)
+    def up_to(self, path, inputs):
+        """The part that ends before this layer; all of it where that stands in several places.
+
+        Args:
+            path: of the layer.
+            inputs: of the model, a list of arrays.
+
+        Returns:
+            Watched, and a list of arrays, its inputs: what went into the layer of `keep`, if all
+            that this one sees comes through there, else those of the model.
+        """
+        before, part = self.parts[path][0], self.alone(path)
+        if self._several(path):
+            return part, inputs
+        starts = [([w.output], [w.kept]) for w, _, _ in self.parts.values() if w.kept is not None]
+        for tensors, arrays in [*starts, (self.model.inputs, inputs)]:
+            with contextlib.suppress(ValueError):  # the model has another way to this layer
+                return part._replace(model=keras.Model(tensors, before.output)), arrays
+
+    def keep(self, path, xs):
+        """Keep what went into this layer, a list of arrays, for `up_to` to start from."""
+        for before, _, _ in self.parts.values():
+            before.kept = None
+        if xs and not self._several(path):
+            self.parts[path][0].kept = np.concatenate(xs)
+
+    def _several(self, path):
+        return "/" in path or self.places[self.parts[path][0].name] > 1
 
 
 def watched(model, paths):
