@@ -203,7 +203,7 @@ def test_no_more_networks_are_measured_than_allowed(short, monkeypatch):
     assert len(sizes) == len(found.curve) == 4
 
 
-def test_the_search_ends_close_to_a_network_that_missed_the_score():
+def test_the_search_ends_close_to_a_network_that_missed():
     model, sizes = keras.Sequential([keras.Input((600,)), L.Dense(600), L.Dense(2)]), []
     seen = compress.observe(model, np.random.default_rng(0).normal(size=(100, 600)))
     seen.layer_by_layer = lambda ranks: compress.factorize(model, ranks, seen.svds)  # is quicker

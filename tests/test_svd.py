@@ -181,6 +181,13 @@ def test_numbers_are_counted_by_hand(n):
     assert svd.factorized_parameters((7, n), 3) == 3 * 7 + 3 * n
 
 
+@pytest.mark.parametrize("shape", [(784, 1024), (1024, 1024), (7, 5), (3, 1000)])
+def test_break_even_is_the_last_rank_that_saves(shape):
+    D, dense = svd.break_even_rank(shape), shape[0] * shape[1]
+    assert svd.factorized_parameters(shape, D) < dense
+    assert svd.factorized_parameters(shape, D + 1) >= dense
+
+
 @given(matrices(), st.integers(0, 20), st.integers(0, 20), st.integers(0, 99))
 def test_weighted_truncation_is_the_best_of_its_rank(W, inputs, felt, seed):
     n_in, n_out = W.shape
