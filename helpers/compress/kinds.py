@@ -28,6 +28,7 @@ class Dense:
     linear: ClassVar = bare | {"use_bias": False}
     width = "units"  # the option that says how many outputs there are
     entries = "kernel"  # what options on W's entries begin with
+    axis = -1  # of inputs and outputs, along which the neurons lie
 
     def __init__(self, layer):
         self.layer = layer
@@ -171,6 +172,10 @@ class Conv(Dense):
     def refusal(self):
         groups = self.layer.groups
         return f"grouped: {groups} matrices, not one" if groups > 1 else super().refusal
+
+    @property
+    def axis(self):
+        return 1 if self.layer.data_format == "channels_first" else -1
 
     @functools.cached_property
     def patches(self):

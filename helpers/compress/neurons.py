@@ -14,37 +14,33 @@ from . import graph, kinds
 from .flow import flow
 
 L = keras.layers
-# Layers that treat each neuron alone, and whether they move neurons to other places.
-ALONE = {
-    **dict.fromkeys([L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity, L.Rescaling], False),
-    **dict.fromkeys([L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.AlphaDropout], False),
-    **dict.fromkeys([L.GaussianNoise, L.GaussianDropout, L.ActivityRegularization], False),
-    L.BatchNormalization: False,
-    **dict.fromkeys([L.MaxPooling1D, L.MaxPooling2D], True),
-    **dict.fromkeys([L.AveragePooling1D, L.AveragePooling2D], True),
-    **dict.fromkeys([L.GlobalMaxPooling1D, L.GlobalMaxPooling2D], True),
-    **dict.fromkeys([L.GlobalAveragePooling1D, L.GlobalAveragePooling2D], True),
-    **dict.fromkeys([L.ZeroPadding1D, L.ZeroPadding2D, L.Cropping1D, L.Cropping2D], True),
-    **dict.fromkeys([L.UpSampling1D, L.UpSampling2D, L.Flatten, L.Reshape], True),
-}
+# Layers that treat each neuron alone: those that keep its place, and those that may move it.
+IN_PLACE = [L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity, L.Rescaling, L.Dropout]
+IN_PLACE += [L.SpatialDropout1D, L.SpatialDropout2D, L.AlphaDropout, L.GaussianNoise]
+IN_PLACE += [L.GaussianDropout, L.ActivityRegularization, L.BatchNormalization]
+MOVING = [L.MaxPooling1D, L.MaxPooling2D, L.AveragePooling1D, L.AveragePooling2D]
+MOVING += [L.GlobalMaxPooling1D, L.GlobalMaxPooling2D]
+MOVING += [L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.ZeroPadding1D, L.ZeroPadding2D]
+MOVING += [L.Cropping1D, L.Cropping2D, L.UpSampling1D, L.UpSampling2D, L.Flatten, L.Reshape]
 
 
 class Link(NamedTuple):
-    """From the neurons of a layer to the only layer that they feed."""
+    """From the neurons of a layer to the one layer with a matrix that they feed."""
 
     consumer: str  # its path
-    between: tuple  # paths of the layers on the way
     count: int  # of neurons
-    entries: np.ndarray  # of the consumer's inputs along its kernel: the neuron each comes from
+    entries: np.ndarray  # for each input along the consumer's kernel, the neuron it comes from
+    vectors: dict  # {path on the way: the same for each number of its vectors}
+    shapes: dict  # {path of a Reshape on the way: its target for any number of neurons}
 
     def columns(self, n_in):
-        """For each neuron, the columns of the consumer's rows (n_in) that come from it: (m, c)."""
+        """The columns of the consumer's rows (n_in) that come from each neuron, (count, c)."""
         places = np.arange(n_in).reshape(-1, len(self.entries))
         by_neuron = np.argsort(self.entries, kind="stable").reshape(self.count, -1)
-        return np.moveaxis(places[:, by_neuron], 0, 1).reshape(self.count, -1)
+        return np.moveaxis(places[:, by_neuron], 1, 0).reshape(self.count, -1)
 
 
-class _Stay(Exception):
+class Stay(Exception):
     """Why the neurons of a layer stay."""
 
 
@@ -58,63 +54,56 @@ def links(model, paths):
     Returns:
         {path: Link}, {path: reason}.
     """
-    moves, found, reasons = _Moves(model), {}, {}
+    layers, calls, found, reasons = graph.leaves(model), flow(model), {}, {}
     for path in paths:
         try:
-            found[path] = moves.link(path)
-        except _Stay as reason:
-            reasons[path] = str(reason)
+            found[path] = _link(path, layers, calls)
+        except Stay as reason:
+            reasons[path] = f"its neurons stay: {reason}"
     return found, reasons
 
 
-class _Moves:
-    """Where the neurons of a model's layers go."""
+def _link(path, layers, calls):
+    own = calls.calls(path)
+    ends = {_follow(call, layers, calls) for call in own}
+    if len(ends) > 1:
+        raise Stay(f"they go to {' and '.join(sorted(consumer for consumer, _ in ends))}")
+    ((consumer, between),) = ends
+    bound = [p for p in between if layers[p].weights or type(layers[p]) is L.Reshape]
+    if consumer == path:
+        raise Stay("they feed their own layer")
+    for other in (consumer, *bound):
+        if len(calls.calls(other)) != len(own):
+            raise Stay(f"{other} takes those of other layers, too")
+    if path.rpartition("/")[0] != consumer.rpartition("/")[0]:
+        raise Stay(f"they go to {consumer}, in another model")
+    if not _is_alone(getattr(layers[path], "activation", None)):
+        raise Stay("their activation compares them with one another")
+    return _marked(kinds.of(layers[path]), [(p, layers[p]) for p in between], consumer, layers)
 
-    def __init__(self, model):
-        self.layers, self.flow = graph.leaves(model), flow(model)
-        self.able = graph.compressible(model)
 
-    def link(self, path):
-        calls = self.flow.calls(path)
-        ends = {self._follow(call) for call in calls}
-        if len(ends) > 1:
-            raise _Stay("they go to different layers from different places")
-        ((consumer, between),) = ends
-        kept = [p for p in between if self.layers[p].weights or type(self.layers[p]) is L.Reshape]
-        for other in (consumer, *kept):
-            if len(self.flow.calls(other)) != len(calls):
-                raise _Stay(f"{other} takes others', too")
-        if consumer == path:
-            raise _Stay("they feed the layer itself")
-        if path.rpartition("/")[0] != consumer.rpartition("/")[0]:
-            raise _Stay(f"{consumer} is in another model")
-        kind = kinds.of(self.able[path])
-        if not _is_alone(getattr(self.able[path], "activation", None)):
-            raise _Stay("its activation compares them with one another")
-        entries = _entries(kind, [self.layers[p] for p in between], kinds.of(self.able[consumer]))
-        return Link(consumer, between, kind.kernel.shape[-1], entries)
-
-    def _follow(self, call):
-        """The layer with a matrix that a call reaches, and the paths of those on the way."""
-        between = []
-        while True:
-            after = self.flow.after(call)
-            if call in self.flow.outputs:
-                raise _Stay("they are outputs of the model")
-            if len(after) != 1:
-                names = " and ".join(dict.fromkeys(path for path, _ in after))
-                raise _Stay(f"they go to {names}")
-            (call,) = after
-            layer = self.layers.get(call[0])
-            if call[0] in self.able:
-                return call[0], tuple(between)
-            if type(layer) not in ALONE or not _is_alone(getattr(layer, "activation", None)):
-                raise _Stay(f"they go to {call[0]}")
-            between.append(call[0])
+def _follow(call, layers, calls):
+    """The layer with a matrix that a call's outputs reach, and those on the way."""
+    between = []
+    while True:
+        if call in calls.outputs:
+            raise Stay("they are outputs of the model")
+        after = calls.after(call)
+        if len(after) != 1:
+            raise Stay("they go to " + (" and ".join(path for path, _ in after) or "nothing"))
+        (call,) = after
+        layer = layers.get(call[0])
+        if layer is not None and not kinds.refusal(layer):
+            return call[0], tuple(between)
+        if type(layer) not in (*IN_PLACE, *MOVING) or not _is_alone(
+            getattr(layer, "activation", None)
+        ):
+            raise Stay(f"they go to {call[0]}")
+        between.append(call[0])
 
 
 def _is_alone(activation):
-    """Does an activation treat each neuron alone? Seen by leaving some away."""
+    """Does an activation treat each neuron alone? Then nothing changes where some are left out."""
     if activation is None:
         return True
     z = np.random.default_rng(0).normal(size=(5, 8)).astype("float32")
@@ -122,21 +111,71 @@ def _is_alone(activation):
     return some.shape == (5, 3) and np.allclose(some, every[:, :3], atol=1e-6)
 
 
-def _entries(kind, between, consumer):
-    """For each input along the consumer's kernel, the neuron it comes from: seen by marks."""
-    axis = kind.axis
-    marks = np.arange(1.0, 1 + kind.kernel.shape[-1], dtype="float32")
-    shape = [size or 8 for size in kind.layer.output.shape]
-    shape[0] = 1
-    marks = np.broadcast_to(np.moveaxis(np.expand_dims(marks, [*range(len(shape) - 1)]), -1, axis), shape)
-    for layer in between:
-        if type(layer) is L.BatchNormalization and layer.axis not in (axis, axis % marks.ndim):
-            raise _Stay(f"{layer.name} normalizes along another axis")
-        if ALONE[type(layer)]:
+def _marked(kind, between, consumer, layers):
+    """The Link that is seen where each neuron gives its own number, from 1, wherever it goes."""
+    consumer_kind, count = kinds.of(layers[consumer]), kind.kernel.shape[-1]
+    shape = [1, *(size or 8 for size in kind.layer.output.shape[1:])]
+    along = np.ones(len(shape), int)
+    along[kind.axis] = count
+    marks = np.broadcast_to(np.arange(1, count + 1).reshape(along), shape).astype("float32")
+    vectors, shapes = {}, {}
+    for path, layer in between:
+        if type(layer) is L.BatchNormalization:
+            vectors[path] = _neurons(marks, layer.axis)
+        elif np.ndim(getattr(layer, "scale", 0)) or np.ndim(getattr(layer, "offset", 0)):
+            raise Stay(f"they go to {path}")
+        elif type(layer) in MOVING:
             marks = np.rint(layer(marks))
-            axis = _axis(marks, axis)
-    marks = np.moveaxis(marks, consumer.axis, -1).reshape(-1, consumer.kernel.shape[-2])
-    neurons = marks.max(0)
-    if not ((marks == neurons) | (marks == 0)).all() or not neurons.all():
-        raise _Stay("they are mixed on their way")
-    return neurons.astype(int) - 1
+        if type(layer) is L.Reshape:
+            varies = [a for a in range(1, marks.ndim) if np.ptp(marks, axis=a).any()]
+            if len(varies) > 1:
+                raise Stay(f"{path} mixes them")
+            shapes[path] = tuple(-1 if a in varies else n for a, n in enumerate(marks.shape))[1:]
+    entries = _neurons(marks, consumer_kind.axis)
+    if len(entries) != consumer_kind.kernel.shape[-2] or len(entries) % count:
+        raise Stay("they are mixed on their way")
+    return Link(consumer, count, entries, vectors, shapes)
+
+
+def _neurons(marks, axis):
+    """The neuron whose mark stands at each place along an axis; beside it there may be padding."""
+    places = np.moveaxis(marks, axis, -1).reshape(-1, marks.shape[axis])
+    found = places.max(0)
+    if not (((places == found) | (places == 0)).all() and found.all()):
+        raise Stay("they are mixed on their way")
+    return found.astype(int) - 1
+
+
+def narrow(model, links, kept):
+    """A copy of the model without the neurons that are not kept, nothing else changed.
+
+    Args:
+        model: a built Keras model, Sequential or functional; not changed.
+        links: {path: Link}.
+        kept: {path: numbers of the neurons that stay, ascending}.
+
+    Returns:
+        keras.Model, not compiled, with layers of the same names.
+    """
+    layers, chains = graph.leaves(model), {}
+    inputs = {links[path].consumer: path for path in kept}
+    for path in dict.fromkeys([*kept, *inputs]):
+        kind = kinds.of(layers[path])
+        kernel, bias = np.asarray(kind.kernel), [np.asarray(b) for b in kind.bias]
+        if path in kept:
+            kernel, bias = kernel[..., kept[path]], [b[kept[path]] for b in bias]
+        if path in inputs:
+            source = inputs[path]
+            kernel = np.compress(np.isin(links[source].entries, kept[source]), kernel, axis=-2)
+        chains[path] = [(kind.like(**{kind.width: kernel.shape[-1]}), [kernel, *bias])]
+    for path, neurons in kept.items():
+        for other, entries in links[path].vectors.items():
+            stays = np.isin(entries, neurons)
+            chains[other] = [_with(layers[other], [w[stays] for w in layers[other].get_weights()])]
+        for other, target in links[path].shapes.items():
+            chains[other] = [_with(layers[other], [], target_shape=target)]
+    return graph.copy(model, chains, compiled=False)
+
+
+def _with(layer, weights, **changes):
+    return type(layer).from_config(layer.get_config() | changes), weights
