@@ -147,8 +147,9 @@ def weights(network, name):
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_each_layer_answers_no_worse_than_by_whitening(use_bias):
+def test_each_layer_answers_no_worse_than_by_whitening(use_bias, monkeypatch):
     """By whitening of what it now sees."""
+    monkeypatch.setattr(feed, "BATCH_SIZE", 150)
     model, x, D = chain(use_bias), images(), 3
     cut = compress.observe(model, x).layer_by_layer(D)
     whole, seen = x, x
