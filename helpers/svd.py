@@ -84,37 +84,35 @@ def decompose(W, C=None, Gamma=None, D=None):
     W = _finite_matrix(W)
     if C is None and Gamma is None and D is None:
         return SVD(*np.linalg.svd(W, full_matrices=False))
-    return _weighted(W, _root("C", C, W.shape[0]), _root("Gamma", Gamma, W.shape[1]), D)
+    return _weighted(W, root("C", C, W.shape[0]), root("Gamma", Gamma, W.shape[1]), D)
 
 
-def regress(C, X, W, Gamma=None, D=None):
-    """The weighted SVD of the kernel that maps inputs x to outputs z with the least squared error.
+def regress(C, X, W):
+    """The kernel that maps inputs x to outputs z with the least squared error.
 
         minimise E‖z − x (W + ΔW)‖²,    ΔW = C⁻¹ (X − C W),    C = cov(x),  X = cov(x, z)
 
-    Truncated, it is the reduced-rank regression of z on x: of all matrices of rank D, the one with
-    the least error, measured by Γ. Directions in which x does not vary keep W: there ΔW is 0.
+    Its `decompose`, weighted by C and truncated, is the reduced-rank regression of z on x: of all
+    matrices of rank D, the one with the least error. Directions in which x does not vary keep W:
+    there ΔW is 0.
 
     Args:
         C: covariance (n_in, n_in) of the inputs; its eigenvalues are raised as in `decompose`.
         X: covariance (n_in, n_out) of inputs and outputs.
         W: matrix (n_in, n_out), the kernel so far.
-        Gamma, D: as for `decompose`.
 
     Returns:
-        SVD of W + ΔW, as from `decompose`.
+        W + ΔW (n_in, n_out).
 
     Raises:
-        ValueError: C, X, W or Γ is not a finite matrix, or their sizes do not fit.
+        ValueError: C, X or W is not a finite matrix, or their sizes do not fit.
 
     Source: Izenman, Reduced-rank regression for the multivariate linear model, 1975.
     """
     X, W = _finite_matrix(X), _finite_matrix(W)
     if X.shape != W.shape:
         raise ValueError(f"X must be {W.shape}, as W is, not {X.shape}.")
-    L = _root("C", C, W.shape[0])
-    W = W + cho_solve((L, True), X - np.asarray(C) @ W)
-    return _weighted(W, L, _root("Gamma", Gamma, W.shape[1]), D)
+    return W + cho_solve((root("C", C, len(W)), True), X - np.asarray(C) @ W)
 
 
 def _weighted(W, L, R, D):
@@ -135,8 +133,20 @@ def _weighted(W, L, R, D):
     return SVD(U, s, Pt)
 
 
-def _root(side, M, n):
-    """The root L of a side's weight M = L Lᵀ, raised by its RIDGE; None is the identity."""
+def root(side, M, n):
+    """The root by which `decompose` weighs a side of W, M + ridge = L Lᵀ.
+
+    Args:
+        side: "C" or "Gamma", which are raised by different shares of their mean eigenvalue.
+        M: C or Γ, as for `decompose`.
+        n: length of the side.
+
+    Returns:
+        L (n, n), lower triangular; (n,) of a diagonal; None for the identity.
+
+    Raises:
+        ValueError: M is not finite, not (n, n), or has a negative eigenvalue.
+    """
     if M is None:
         return None
     M = np.asarray(M, dtype=float)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import keras, tf
 from ..progress import Line
-from . import graph, kinds
+from . import graph
 
 BATCH_SIZE = 1000
 NUMBERS = 2**25  # of all that is kept of a batch, in what comes in and what goes out of layers
@@ -57,13 +57,12 @@ def batches(arrays, doing, probe, model, instead=None):
         instead: as many other arrays, to be handed out in the place of these.
     """
     line, n = Line(after=QUIET), len(arrays[0])
-    _, _, zs = probe.run([tf.constant(array[:1]) for array in arrays])
+    _, xs, zs = probe.run([tf.constant(array[:1]) for array in arrays])
     # A row of x and one of z are as many numbers as a singular value takes multiply-adds.
-    numbers = sum(
-        kinds.of(layer).pair_multiply_adds(z)
-        for name, (_, layer, _) in probe.parts.items()
-        for z in zs[name]
-    )
+    numbers = 0
+    for name, (_, view, _) in probe.parts.items():
+        for z, x in zip(zs[name], xs[name], strict=True):
+            numbers += np.dot(view.count(z, x)[1:], view.shape)
     outputs = [layer.output for layer in graph.leaves(model).values()]
     shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(outputs)]
     passing = sum(math.prod(size or 1 for size in shape) for shape in shapes)

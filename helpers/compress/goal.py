@@ -1,4 +1,4 @@
-"""Which ranks reach a goal: a size, multiply-adds, a share of energy, or a score?"""
+"""Which widths and ranks reach a goal: a size, multiply-adds, a share of energy, or a score?"""
 
 import math
 import numbers
@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import svd
 from ..backend import keras
 from ..progress import Line
-from ..ranks import DISCOUNT
 from . import graph, watch
+from .share import share, whole_price
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
 FRACTIONS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]  # of the parameters, tried for a score
@@ -27,20 +26,22 @@ class Point(NamedTuple):
 class Found(NamedTuple):
     """A network that was cut to a goal."""
 
-    ranks: dict  # {layer name: D} of the layers to cut; all others stay as they are
-    network: keras.Model  # the factorized network of these ranks
+    widths: dict  # {layer name: neurons} of the layers whose neurons could go
+    ranks: dict  # {layer name: D} of the layers that became two
+    network: keras.Model
     score: float  # of the network, None without `evaluate`
     met: bool  # is the goal reached?
     curve: list  # Points measured, by size
+    rise: float  # of the loss, as predicted
 
     def __str__(self):
         size = f"{self.network.count_params():,} parameters"
         score = "" if self.score is None else f", score {self.score:.4g}"
         failed = "" if self.met else "the goal cannot be met; the nearest to it: "
-        return f"{failed}{size}{score}, ranks {self.ranks}"
+        return f"{failed}{size}{score}, widths {self.widths}, ranks {self.ranks}"
 
 
-def reach(seen, goals, evaluate, multiple):
+def reach(seen, goals, evaluate, tune, what, multiple):
     """Found, for the one goal that is not None; see `helpers.compress.observed.Observed.cut`."""
     model = seen.model
     adds = None if goals["multiply_adds"] is None else watch.multiply_adds(model)
@@ -49,114 +50,107 @@ def reach(seen, goals, evaluate, multiple):
         raise ValueError(f"the layers {dynamic} are dynamic: factorize the model first.")
     if not isinstance(multiple, numbers.Integral) or isinstance(multiple, bool) or multiple < 1:
         raise ValueError(f"multiple must be a whole number, at least 1, not {multiple!r}.")
-    path = _Path(model, seen.svds, multiple, adds)
-    measure = _measure(evaluate)
+    parts = seen.parts(**what, adds=adds)
+    search = _Search(seen, parts, multiple, adds, _measure(evaluate), tune or (lambda net: net))
     if name == "score":
-        return _reach_score(seen, goal, measure, path)
+        return search.smallest(goal)
     if name == "energy":
-        ranks, met = path.of_energy(seen.svds, goal), True
-    else:
-        budget = goal * model.count_params() if name == "fraction" else goal
-        step = path.last_within(budget)
-        ranks, met = path.ranks(max(step, 0)), step >= 0
-    network = seen.layer_by_layer(ranks)
-    reached = measure(network) if evaluate else None
-    curve = [Point(network.count_params(), reached)] if evaluate else []
-    return Found(ranks, network, reached, met, curve)
+        return search.made(*_of_energy(parts, goal, multiple))
+    return search.within(goal * model.count_params() if name == "fraction" else goal)
 
 
-def _reach_score(seen, score, measure, path):
-    """Found, for a score."""
-    line, curve, model = Line(), [], seen.model
-    smallest = Found({}, model, measure(model), True, curve)
-    curve.append(Point(model.count_params(), smallest.score))
-    if smallest.score < score:
-        raise ValueError(f"the model itself scores {smallest.score:.4g}, below {score:.4g}.")
-    low, high = -1, len(path.costs) - 1  # a step that misses the score, or none; one that has it
+class _Search:
+    """Networks of one model, cut to one budget after another."""
 
-    def attempt(step):
-        """Measure the network of a step; is it good enough?"""
-        nonlocal smallest
-        ranks = path.ranks(step)
-        network = seen.layer_by_layer(ranks)
-        reached = measure(network)
-        curve.append(Point(network.count_params(), reached))
-        line.say(f"{network.count_params():,} parameters: score {reached:.4g}")
-        if reached >= score:
-            smallest = Found(ranks, network, reached, True, curve)
-        return reached >= score
+    def __init__(self, seen, parts, multiple, adds, measure, tune):
+        self.seen, self.parts, self.multiple = seen, parts, multiple
+        self.measure, self.tune = measure, tune
+        self.whole = seen.model.count_params()
+        if adds is not None:
+            self.whole = sum(count.whole for count in adds.values())
+        self.rest = self.whole - whole_price(parts)  # that no cut changes
+        self.curve = []
 
-    for fraction in FRACTIONS:
-        step = path.last_within(fraction * path.costs[-1])
-        if low < step < high:
-            if attempt(step):
-                high = step
+    def shared(self, budget):
+        """The Share of a budget for the whole model."""
+        return share(self.parts, budget - self.rest, self.multiple)
+
+    def within(self, budget):
+        """Found, of a budget."""
+        found = self.shared(budget)
+        met = found.price <= budget - self.rest
+        return self.made(found.widths, found.ranks, found.rise, met)
+
+    def made(self, widths, ranks, rise, met=True):
+        """Found, of these widths and ranks."""
+        network = self.tune(self.seen.network(self._cut(widths), ranks))
+        score = self.measure(network)
+        if score is not None:
+            self.curve.append(Point(network.count_params(), score))
+        return Found(widths, ranks, network, score, met, sorted(self.curve), rise)
+
+    def _cut(self, widths):
+        """The widths that are not whole."""
+        return {name: k for name, k in widths.items() if k < len(self.parts[name].neurons)}
+
+    def smallest(self, score):
+        """Found, the smallest network with this score."""
+        line, model = Line(), self.seen.model
+        found = Found({}, {}, model, self.measure(model), True, [], 0.0)
+        self.curve.append(Point(model.count_params(), found.score))
+        if found.score < score:
+            raise ValueError(f"the model itself scores {found.score:.4g}, below {score:.4g}.")
+        low, high, tried = 0, self.whole, []  # a budget that misses the score; one that has it
+
+        def attempt(budget):
+            """Does the network of this budget have the score? None if it was tried before."""
+            nonlocal found
+            shared = self.shared(budget)
+            if shared[:2] in tried:
+                return None
+            tried.append(shared[:2])
+            made = self.made(*shared[:2], shared.rise)
+            line.say(f"{made.network.count_params():,} parameters: score {made.score:.4g}")
+            if made.score >= score:
+                found = made
+            return made.score >= score
+
+        for fraction in FRACTIONS:
+            reached = attempt(fraction * self.whole)
+            if reached:
+                high = fraction * self.whole
                 break
-            low = step
-    while high - low > 1 and len(curve) < EVALUATIONS:
-        bottom = path.costs[max(low, 0)]
-        if low >= 0 and path.costs[high] <= CLOSE * bottom:
-            break
-        middle = np.searchsorted(path.costs, math.sqrt(bottom * path.costs[high]))
-        step = int(np.clip(middle, low + 1, high - 1))
-        low, high = (low, step) if attempt(step) else (step, high)
-    curve.sort()
-    return smallest
+            low = low if reached is None else fraction * self.whole
+        while high > CLOSE * max(low, 1) and len(self.curve) < EVALUATIONS:
+            middle = math.sqrt(max(low, high / 64) * high)
+            if attempt(middle):
+                high = middle
+            else:
+                low = middle
+        return found._replace(curve=sorted(self.curve))
 
 
-class _Path:
-    """The way from the least rank in every layer to the whole model, a purchase at each step.
+def _of_energy(parts, goal, multiple):
+    """The least widths and ranks that keep a share of each sum, and the predicted rise."""
 
-    Args:
-        model: to be cut.
-        svds: {layer name: helpers.svd.SVD} of its layers.
-        multiple: ranks are multiples of it.
-        adds: Counts from `watch.multiply_adds`, if these are to be paid; None: parameters.
+    def least(worth):
+        kept = np.cumsum(worth)
+        enough = int(np.searchsorted(kept, (goal - 1e-12) * kept[-1])) + 1
+        return min(multiple * -(-enough // multiple), len(worth))
 
-    Attributes:
-        costs: array (steps,), rising: parameters or multiply-adds of the model at each step.
-    """
-
-    def __init__(self, model, svds, multiple, adds):
-        self.names, self.multiple = [*svds], multiple
-        self.edges, self.levels, offers = {}, {}, []
-        total = model.count_params() if adds is None else sum(c.whole for c in adds.values())
-        for layer, (name, (U, s, Vt)) in enumerate(svds.items()):
-            shape = len(U), Vt.shape[1]
-            whole, each = (math.prod(shape), sum(shape)) if adds is None else adds[name]
-            self.edges[name] = min(svd.break_even_rank(shape), (whole - 1) // max(each, 1))
-            ranks = [*range(multiple, self.edges[name] + 1, multiple)]
-            self.levels[name] = [*ranks, None]  # the last is the layer as it is
-            costs = np.array([*(each * D for D in ranks), whole])
-            kept = np.cumsum(s**2)
-            gains = np.diff([kept[D - 1] for D in ranks] + [kept[-1]])
-            worth = DISCOUNT**layer * np.minimum.accumulate(gains / np.diff(costs))
-            offers += [(-w, layer, c) for w, c in zip(worth, np.diff(costs), strict=True)]
-            total += costs[0] - whole
-        offers.sort(key=lambda offer: offer[:2])
-        self.bought = np.array([layer for _, layer, _ in offers], int)
-        self.costs = total + np.cumsum([0, *(cost for *_, cost in offers)])
-
-    def last_within(self, budget):
-        """The last step that costs no more than the budget; -1 if there is none."""
-        return int(np.searchsorted(self.costs, budget, side="right")) - 1
-
-    def ranks(self, step):
-        """{layer name: D} after so many purchases, without the layers that stay as they are."""
-        counts = np.bincount(self.bought[:step], minlength=len(self.names))
-        levels = {n: self.levels[n][k] for n, k in zip(self.names, counts, strict=True)}
-        return {name: D for name, D in levels.items() if D is not None}
-
-    def of_energy(self, svds, share):
-        """{layer name: D}, the least that keep the share in every layer, but for break-even."""
-        ranks = {}
-        for name, factors in svds.items():
-            kept = np.cumsum(factors.s**2)
-            least = int(np.searchsorted(kept, (share - 1e-12) * kept[-1])) + 1
-            D = self.multiple * -(-least // self.multiple)
-            if D <= self.edges[name]:
-                ranks[name] = D
-        return ranks
+    widths = {name: least(part.neurons) for name, part in parts.items() if len(part.neurons)}
+    ranks, rise = {}, 0.0
+    for name, part in parts.items():
+        n_in, n_out = part.n_in, part.n_out
+        if part.source in widths:
+            n_in = n_in * widths[part.source] // len(parts[part.source].neurons)
+        if name in widths:
+            n_out = n_out * widths[name] // len(part.neurons)
+            rise += part.neurons[widths[name] :].sum()
+        if len(part.values) and least(part.values) * (n_in + n_out) < n_in * n_out:
+            ranks[name] = least(part.values)
+            rise += part.values[ranks[name] :].sum()
+    return widths, ranks, rise
 
 
 def _checked(goals, evaluate, model, adds):
@@ -182,9 +176,11 @@ def _checked(goals, evaluate, model, adds):
 
 
 def _measure(evaluate):
-    """`evaluate`, which must return a finite number."""
+    """`evaluate`, which must return a finite number; None without it."""
 
     def measure(network):
+        if evaluate is None:
+            return None
         score = evaluate(network)
         if not _is_number(score):
             raise ValueError(f"evaluate must return a finite number, not {score!r}.")

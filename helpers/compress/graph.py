@@ -73,15 +73,22 @@ def copy(model, chains, compiled=True):
             _hand_over(layer, new[id(layer)][0])
     for layer, weights in itertools.chain(*chains.values()):
         put(layer, weights)
-    if compiled and model.compiled:
-        try:
-            twin.compile_from_config(model.get_compile_config())
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "Keras cannot make anew what the model is compiled with: register it by "
-                "keras.saving.register_keras_serializable."
-            ) from error
+    if compiled:
+        compile_as(model, twin)
     return twin
+
+
+def compile_as(model, twin):
+    """Compile a copy as the model is, if it is."""
+    if not model.compiled:
+        return
+    try:
+        twin.compile_from_config(model.get_compile_config())
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Keras cannot make anew what the model is compiled with: register it by "
+            "keras.saving.register_keras_serializable."
+        ) from error
 
 
 def _hand_over(layer, twin):

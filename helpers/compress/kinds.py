@@ -73,13 +73,13 @@ class Dense:
         return _array(z).reshape(-1, self.shape[1])
 
     def second_moment(self, x):
-        """Σ xᵀx over the rows, or, if they are unit vectors, its diagonal; and how many there are.
+        """Σ xᵀx over the rows, or, if they are unit vectors, its diagonal; Σ x; how many there are.
 
         Returns:
-            array (n_in, n_in) or (n_in,), int.
+            array (n_in, n_in) or (n_in,), array (n_in,), int.
         """
         rows = self.rows(x)
-        return rows.T @ rows, len(rows)
+        return rows.T @ rows, rows.sum(0), len(rows)
 
     def spread(self, Gamma):
         """Γ (n_out, n_out) of what the loss feels of z."""
@@ -89,27 +89,26 @@ class Dense:
         """[b] with what the products x W (n_out,) have lost in the mean, or []."""
         return [np.ravel(b) + lost for b in self.bias]
 
-    def multiply_adds(self, z):
-        """Multiply-adds that the outputs z take."""
-        return len(self.rows_out(z)) * math.prod(self.shape)
-
-    def pair_multiply_adds(self, z):
-        """Multiply-adds that the outputs z take of two factors, for each singular value."""
-        return len(self.rows_out(z)) * sum(self.shape)
-
-    def count(self, z, *inputs, **options):
-        """Multiply-adds of one call: of the layer, and of two factors for each singular value.
+    def count(self, z, x):
+        """Multiply-adds of one call, whole, and of two factors for each singular value.
 
         Args:
-            z: what it gave.
-            inputs, options: what it was called with.
+            z, x: what it gave, and what it was given.
+
+        Returns:
+            of the layer; of the first factor, an input; of the second, an output.
         """
-        return self.multiply_adds(z), 0 if self.refusal else self.pair_multiply_adds(z)
+        rows = len(self.rows_out(z))
+        return rows * math.prod(self.shape), rows, rows
 
     def like(self, **changes):
         """A layer of Keras' own, not built, configured as this one but for the changes."""
         plain = type(self.layer)
         return plain.from_config(plain.get_config(self.layer) | changes)
+
+    def same_form(self, layer):
+        """A layer of other size, as a matrix of the same form."""
+        return type(self)(layer)
 
     def fold(self, W):
         """W in the shape of the layer's kernel."""
@@ -154,6 +153,9 @@ class Dynamic(Dense):
 
     def decompose(self):
         return self.layer.svd()
+
+    def same_form(self, layer):
+        return Dense(layer)
 
     def like(self, **changes):
         plain = keras.layers.Dense
@@ -237,11 +239,10 @@ class Crossed(Conv):
     def moved_bias(self, lost):
         return super().moved_bias(np.reshape(lost, (-1, self.kernel.shape[-1])).sum(0))
 
-    def count(self, z, inputs, **options):
-        out, (rows, columns) = len(self.rows_out(z)), self.shape
-        before, behind = (self._channels_last(a).shape[2] for a in (inputs, z))
-        each = 0 if self.refusal else out // behind * before * rows + out * columns
-        return self.multiply_adds(z), each
+    def count(self, z, x):
+        whole, rows, _ = super().count(z, x)
+        before, behind = (self._channels_last(a).shape[2] for a in (x, z))
+        return whole, rows // behind * before, rows
 
     def pair(self, U, Vt, bias):
         (first, _), (second, _) = super().pair(U, Vt, bias)
@@ -288,16 +289,13 @@ class Embedding(Dense):
         counts = np.bincount(self._tokens(x), minlength=self.shape[0])
         if self.layer.mask_zero:
             counts[0] = 0  # padding, which nobody sees
-        return counts, max(int(counts.sum()), 1)
+        return counts, counts, max(int(counts.sum()), 1)
 
     def _tokens(self, x):
         return np.asarray(x).astype(int).ravel()
 
-    def multiply_adds(self, z):
-        return 0
-
-    def pair_multiply_adds(self, z):
-        return len(self.rows_out(z)) * self.shape[1]
+    def count(self, z, x):
+        return 0, 0, len(self.rows_out(z))
 
     def factors(self, D):
         first = self.like(**self.named("U"), output_dim=D, **self.linear)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import tf
-from . import drawn, feed, kinds, watch
+from . import drawn, feed, graph, kinds, watch
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
 NOT_FINITE = "the loss is not finite: logits need from_logits=True, and inputs must be finite."
@@ -21,6 +21,7 @@ class Moments(NamedTuple):
 
     C: np.ndarray
     Gamma: np.ndarray
+    mean: np.ndarray  # E[x] (n_in,)
 
 
 class Regression(NamedTuple):
@@ -62,9 +63,10 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
     """
     inputs = feed.chosen(model, inputs, samples)
     surprise = None if loss is None else drawn.surprise(loss)
-    probe = watch.watched(model, names)
-    views = {name: kinds.of(layer) for name, (_, layer, _) in probe.parts.items()}
-    sums, rows = {name: [0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
+    layers = graph.leaves(model)
+    probe = watch.watched(model, {name: kinds.of(layers[name]) for name in names})
+    views = {name: view for name, (_, view, _) in probe.parts.items()}
+    sums, rows = {name: [0.0, 0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
     batches = feed.batches(inputs, "measuring what the layers see", probe, probe.model)
     for k, batch in enumerate(batches):
         with tf.GradientTape() as tape:
@@ -79,8 +81,9 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
         for name, view in views.items():
             for x in xs[name]:
-                C, n = view.second_moment(x)
+                C, total, n = view.second_moment(x)
                 sums[name][0] += C.astype(float)
+                sums[name][2] += total.astype(float)
                 rows[name] += n
             for g in map(view.rows_out, gradients[name]):
                 sums[name][1] += (g.T @ g).astype(float)
@@ -89,35 +92,37 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
         if seen < least:
             raise ValueError(f"{seen} inputs are too few to tell what {name} sees: give {least}.")
     n = len(inputs[0])
-    return {
-        name: Moments(C / rows[name], None if surprise is None else views[name].spread(Gamma / n))
-        for name, (C, Gamma) in sums.items()
-    }
+    found = {}
+    for name, (C, Gamma, mean) in sums.items():
+        Gamma = None if surprise is None else views[name].spread(Gamma / n)
+        found[name] = Moments(C / rows[name], Gamma, mean / rows[name])
+    return found
 
 
 def regression(before, after, name, inputs):
     """Moments of a layer's inputs x in the network `after` and its products z = x W in `before`.
 
     Args:
-        before, after: from `helpers.compress.watch.watched`, of one model.
+        before, after: from `helpers.compress.watch.watched`, of a model and its smaller copy.
         name: of the layer, which says whether it has a bias; without one nothing is centred.
         inputs: a list of arrays, as from `helpers.compress.feed.chosen`.
 
     Returns:
         Regression.
     """
-    view, W = kinds.of(after.parts[name][1]), kinds.of(before.parts[name][1]).matrix()
+    view, whole = after.parts[name][1], before.parts[name][1]
+    W = whole.matrix()
     (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
     seen = [], []
     n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
-    whole, doing = before.alone(name), f"cutting {name}"
-    for pair in feed.batches(inputs, doing, whole, before.model, first + second):
+    probe, doing = before.alone(name), f"cutting {name}"
+    for pair in feed.batches(inputs, doing, probe, before.model, first + second):
         (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
         for x, was in zip(cut[name], uncut[name], strict=True):
             if np.size(x) / len(pair[0]) * len(inputs[0]) <= KEPT:
                 seen[0].append(was)
                 seen[1].append(x)
-            x, was = view.rows(x), view.rows(was)
+            x, was = view.rows(x), whole.rows(was)
             if middles is None:  # in float32, squares of a large mean would drown the variance
                 middles = [rows.mean(0) * bool(view.bias) for rows in (x, was)]
             x, was = x - middles[0], was - middles[1]

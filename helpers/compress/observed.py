@@ -2,8 +2,11 @@
 
 import functools
 
-from .. import svd
-from . import cut, feed, goal, graph, moments, watch
+import numpy as np
+
+from .. import columns, svd
+from . import cut, feed, goal, graph, moments, neurons, watch
+from .share import Part
 
 
 def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES):
@@ -34,8 +37,12 @@ def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES):
     True
     """
     chosen = cut.chosen(model, layers)
+    links, stay = neurons.links(model, chosen)
+    fed = [link.consumer for link in links.values()]
+    every = cut.chosen(model, [n for n in graph.compressible(model) if n in {*chosen, *fed}])
     inputs = feed.chosen(model, inputs, samples)
-    return Observed(model, chosen, inputs, moments.measure(model, list(chosen), inputs, loss))
+    seen = moments.measure(model, list(every), inputs, loss)
+    return Observed(model, [*chosen], every, links, stay, inputs, seen)
 
 
 class Observed:
@@ -46,16 +53,59 @@ class Observed:
             by the Γ that the loss feels (`helpers.compress.moments`). With a loss, ½ Σ s² over
             what is dropped is the predicted rise of the loss. `helpers.compress.truncate` and
             `factorize` take them to cut all layers at once.
+        neurons: {layer name: helpers.columns.Chosen} of the layers whose neurons can go, in the
+            order in which they are kept; half a gain is a predicted rise of the loss, too.
+        stay: {layer name: why its neurons cannot go}.
     """
 
-    def __init__(self, model, chosen, inputs, seen):
-        self.model = model
-        self._chosen, self._inputs, self._seen = chosen, inputs, seen
+    def __init__(self, model, names, views, links, stay, inputs, seen):
+        self.model, self.stay = model, stay
+        self._names, self._views, self._links = names, views, links
+        self._inputs, self._seen = inputs, seen
 
     @functools.cached_property
     def svds(self):
-        matrices = {name: kind.matrix() for name, kind in self._chosen.items()}
-        return {name: svd.decompose(W, *self._seen[name]) for name, W in matrices.items()}
+        matrices = {name: self._views[name].matrix() for name in self._names}
+        return {n: svd.decompose(W, *self._seen[n][:2]) for n, W in matrices.items()}
+
+    @functools.cached_property
+    def neurons(self):
+        return {name: self._choose(link) for name, link in self._links.items()}
+
+    def _choose(self, link):
+        """A layer's neurons, by what the layer that they feed makes of them."""
+        view, (C, Gamma, mean) = self._views[link.consumer], self._seen[link.consumer]
+        A = C - np.outer(mean, mean) if view.bias else C  # a bias takes up a mean
+        B, R = A @ view.matrix(), svd.root("Gamma", Gamma, view.shape[1])
+        blocks = link.columns(len(A))
+        order = blocks.ravel()
+        B = B if R is None else B @ R
+        return columns.choose(A[np.ix_(order, order)], B[order], blocks.shape[1])
+
+    def parts(self, neurons=True, ranks=True, adds=None):
+        """{layer name: Part}, priced in parameters, or by the Counts of multiply-adds."""
+        sources = {link.consumer: name for name, link in self._links.items()} if neurons else {}
+        found = {}
+        for name, view in self._views.items():
+            n_in, n_out = view.shape
+            values = gains = np.empty(0)
+            each = 0
+            if ranks and name in self._names:
+                values = self.svds[name].s ** 2 / 2
+            if neurons and name in self._links:
+                link, gains = self._links[name], self.neurons[name].gains / 2
+                gains = np.pad(gains, (0, link.count - len(gains)))
+                vectors = [len(e) * len(self._weights(p)) for p, e in link.vectors.items()]
+                each = len(view.bias) + sum(vectors) / link.count
+            prices = (1.0, (1.0, 1.0), each)
+            if adds is not None:
+                count = adds[name]
+                prices = count.whole / (n_in * n_out), (count.first, count.second), 0.0
+            found[name] = Part(n_in, n_out, sources.get(name), values, gains, *prices)
+        return found
+
+    def _weights(self, path):
+        return graph.leaves(self.model)[path].weights
 
     def layer_by_layer(self, D):
         """The factorized network whose layers are cut in turn, each for what it gets by then.
@@ -74,27 +124,48 @@ class Observed:
         Raises:
             ValueError: D is not a valid rank, or names a layer that was not observed.
         """
-        ranks = D if isinstance(D, dict) else dict.fromkeys(self._chosen, D)
+        ranks = D if isinstance(D, dict) else dict.fromkeys(self._names, D)
         ranks = {name: svd.check_rank(rank) for name, rank in ranks.items()}
-        if unknown := [name for name in ranks if name not in self._chosen]:
-            raise ValueError(f"{unknown} were not observed; these were: {list(self._chosen)}.")
-        cuts = self._cuts(ranks)
-        return graph.copy(self.model, {name: cut.pair(c) for name, c in cuts.items()})
+        if unknown := [name for name in ranks if name not in self._names]:
+            raise ValueError(f"{unknown} were not observed; these were: {self._names}.")
+        return self.network({}, ranks)
 
-    def _cuts(self, ranks):
-        uncut, becoming = (watch.watched(self.model, ranks) for _ in range(2))
-        cuts = {}
-        for name in (name for name in graph.leaves(self.model) if name in ranks):
-            kind, D, (C, Gamma) = self._chosen[name], ranks[name], self._seen[name]
-            if C.ndim == 1:  # of an embedding: no cut before it changes the tokens
-                factors, bias = svd.decompose(kind.matrix(), C, Gamma, D), kind.bias
-            else:
+    def network(self, widths, ranks):
+        """The network of these widths and ranks, {layer name: number}, cut layer by layer."""
+        kept = {n: np.sort(self.neurons[n].order[:k]) for n, k in widths.items()}
+        small = neurons.narrow(self.model, self._links, kept)
+        layers = graph.leaves(small)
+        fed = {self._links[name].consumer for name in kept}
+        views = {n: view for n, view in self._views.items() if n in {*ranks, *kept, *fed}}
+        new = {n: view.same_form(layers[n]) for n, view in views.items()}
+        uncut, becoming = watch.watched(self.model, views), watch.watched(small, new)
+        chains = {}
+        for name, view in new.items():
+            C, Gamma, _ = self._seen[name]
+            outputs = self._columns(name, kept)
+            Gamma = Gamma if Gamma is None else Gamma[np.ix_(outputs, outputs)]
+            W, bias, fit = view.matrix(), view.bias, None
+            if C.ndim > 1:  # of an embedding no cut before it changes the tokens
                 fit = moments.regression(uncut, becoming, name, self._inputs)
-                factors = svd.regress(fit.C, fit.X, kind.matrix(), Gamma, D)
-                bias = kind.moved_bias(fit.z - fit.x @ svd.truncate(factors, D))
-            graph.put(becoming.parts[name][1], [kind.fold(svd.truncate(factors, D)), *bias])
-            cuts[name] = cut.Cut(kind, factors, D, bias)
-        return cuts
+                C, z = fit.C, fit.z[outputs]
+                W = svd.regress(C, fit.X[:, outputs], W)
+            factors = svd.decompose(W, C, Gamma, ranks[name]) if name in ranks else None
+            W = W if factors is None else svd.truncate(factors, ranks[name])
+            bias = bias if fit is None else view.moved_bias(z - fit.x @ W)
+            graph.put(becoming.parts[name][1].layer, [view.fold(W), *bias])
+            chains[name] = view.one(W, bias)
+            if factors is not None:
+                chains[name] = cut.pair(cut.Cut(view, factors, ranks[name], bias))
+        found = graph.copy(small, chains, compiled=False)
+        graph.compile_as(self.model, found)
+        return found
+
+    def _columns(self, name, kept):
+        """The columns of a layer's matrix that its kept neurons give."""
+        n_out = self._views[name].shape[1]
+        if name not in kept:
+            return np.arange(n_out)
+        return np.arange(n_out).reshape(-1, self._links[name].count)[:, kept[name]].ravel()
 
     def cut(
         self,
@@ -105,28 +176,35 @@ class Observed:
         energy=None,
         score=None,
         evaluate=None,
+        tune=None,
+        neurons=True,
+        ranks=True,
         multiple=1,
     ):
-        """The network that reaches one goal, cut layer by layer.
+        """The network that reaches one goal, neurons and ranks cut, layer by layer.
 
-        A budget is spent where the loss feels it most, per parameter, as
-        `helpers.ranks.shared_ranks` does. A layer whose rank would pass its break-even stays as it
-        is. For a score, networks of a few sizes are measured, from small to large, until one
-        reaches it; then a bisection looks for the smallest.
+        A budget is spent where the loss feels it most (`helpers.compress.share`). For a score,
+        networks of a few sizes are measured, from small to large, until one reaches it; then a
+        bisection looks for the smallest.
 
         Args:
             parameters: at most so many numbers in the whole model.
             fraction: at most this share of the model's parameters.
-            multiply_adds: at most so many for one input.
-            energy: each layer keeps at least this share of the energy of its SVD.
+            multiply_adds: at most so many for one input, of the layers that can be cut.
+            energy: each layer keeps at least this share of what its neurons explain, and of the
+                energy of its SVD.
             score: `evaluate` shall give at least this much.
             evaluate: a function from a network to a number, the higher the better, on data that
                 are not the test set: the test set would choose the network it is to judge.
-            multiple: ranks are multiples of it, which some hardware likes (8).
+            tune: a function from a network to a trained one, which is measured in its place and
+                returned.
+            neurons: False keeps all neurons.
+            ranks: False keeps each layer one.
+            multiple: widths and ranks are multiples of it, which some hardware likes (8).
 
         Returns:
-            Found: the network, its ranks and score, and whether it meets the goal. If no ranks
-            meet the goal, those nearest to it.
+            Found: the network, its widths, ranks and score, and whether it meets the goal. If
+            nothing meets the goal, the nearest to it.
 
         Raises:
             ValueError: not one goal, or one that no network of the model could have; or the model
@@ -139,4 +217,5 @@ class Observed:
             "energy": energy,
             "score": score,
         }
-        return goal.reach(self, goals, evaluate, multiple)
+        what = {"neurons": neurons, "ranks": ranks}
+        return goal.reach(self, goals, evaluate, tune, what, multiple)

@@ -22,6 +22,11 @@ class Part(NamedTuple):
     neuron: float  # price of a neuron beside W: its bias, and what follows for each neuron
 
 
+def whole_price(parts):
+    """The price of all parts as they are."""
+    return sum(p.dense * p.n_in * p.n_out + p.neuron * len(p.neurons) for p in parts.values())
+
+
 class Share(NamedTuple):
     """What each layer gets: all of what is not named."""
 

@@ -27,7 +27,7 @@ class Watched(NamedTuple):
     """A copy of a model whose layers of interest stand between two Watches each."""
 
     model: keras.Model  # takes a list of inputs
-    parts: dict  # {path: (Watch, the layer without activation, Watch)}
+    parts: dict  # {path: (Watch, the layer without activation as a matrix, Watch)}
     places: dict  # {name of a layer: in how many places it stands}
 
     def run(self, batch, tape=None):
@@ -91,26 +91,24 @@ class Watched(NamedTuple):
         return "/" in path or self.places[self.parts[path][0].name] > 1
 
 
-def watched(model, paths):
+def watched(model, views):
     """Watch layers of a model.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        paths: of compressible layers.
+        views: {path: the layer as a matrix}, from `helpers.compress.kinds`.
 
     Returns:
         Watched.
     """
     chains, parts = {}, {}
-    originals = graph.leaves(model)
-    for path in paths:
-        kind = kinds.of(originals[path])
+    for path, kind in views.items():
         before, behind = Watch(), Watch()
         ((layer, weights),) = kind.one(kind.matrix(), kind.bias, **kind.bare)
-        activation = getattr(originals[path], "activation", None)
+        activation = getattr(kind.layer, "activation", None)
         activation = keras.layers.Activation(activation, dtype=layer.dtype_policy)
         chains[path] = [(before, []), (layer, weights), (behind, []), (activation, [])]
-        parts[path] = before, layer, behind
+        parts[path] = before, kind.same_form(layer), behind
     copy = _with_lists(graph.copy(model, chains, compiled=False))
     return Watched(copy, parts, graph.places(copy))
 
@@ -119,7 +117,8 @@ class Count(NamedTuple):
     """Multiply-adds of a layer for one input, over all its calls."""
 
     whole: int  # as it is
-    each: int  # of its two factors, for each singular value; 0 if it has none
+    first: int  # of its first factor, for each singular value and input
+    second: int  # of its second factor, for each singular value and output
 
 
 def multiply_adds(model):
@@ -151,7 +150,8 @@ def _counting(layer):
         @functools.wraps(call)
         def calling(*inputs, **options):
             z = call(*inputs, **options)
-            counts.append(Count(*kind.count(z, *inputs, **options)))
+            x = inputs[0] if inputs else options["inputs"]
+            counts.append(Count(*kind.count(z, x)))
             return z
 
         return calling
