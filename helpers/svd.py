@@ -63,7 +63,7 @@ def decompose(W, C=None, Gamma=None, D=None):
         W: matrix (n_in, n_out), finite.
         C: symmetric positive semidefinite (n_in, n_in), or its diagonal (n_in,) if all else is 0;
             the identity by default.
-        Gamma: Γ, symmetric positive semidefinite (n_out, n_out); the identity by default.
+        Gamma: Γ, as C, (n_out, n_out) or (n_out,); the identity by default.
         D: compute the D leading terms alone, which takes less time; all by default.
 
     Returns:

@@ -127,11 +127,11 @@ def test_layers_shrink_in_training_and_end_fresh(small, digits, measured):
 
 
 def test_budget_follows_its_formula(small, digits):
-    callback = begun(compress.dynamic(small, 16), shrinking(digits, D=2, share=1), epochs=4)
+    callback = begun(compress.dynamic(small, 50), shrinking(digits, D=2, share=1), epochs=4)
     for epoch in range(4):
         callback.on_epoch_end(epoch)
     for epoch, ranks in enumerate(callback.ranks):
-        budget = spent(round(2 * 8 ** (1 - epoch / 4) ** 1.5))
+        budget = spent(round(2 * 25 ** (1 - epoch / 4) ** 1.5))
         assert budget - sum(SHAPES["h60"]) < spent(ranks) <= budget  # until one finds no room
 
 

@@ -9,9 +9,9 @@ NAMES = claims.NAMES
 CHECK = 'print("it is small:", size < 10)'
 
 
-def notebook(folder, name, *sources, ids=("1", "2"), check=CHECK):
+def notebook(folder, name, *sources, ids=("1", "2"), check=CHECK, size=3):
     """Parameters, these cells, then a check for each id that prints what is committed."""
-    cells = [nbformat.v4.new_code_cell("size = 3", metadata={"tags": ["parameters"]})]
+    cells = [nbformat.v4.new_code_cell(f"size = {size}", metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
     printed = [nbformat.v4.new_output("stream", text="it is small: True\n")]
     for id in ids:
@@ -44,7 +44,7 @@ def project(tmp_path, monkeypatch):
 def test_a_claim_holds_if_its_check_prints_what_is_committed(project, tmp_path):
     folder = tmp_path / "copy"
     away = "import os; assert os.environ['SVD_FIGURES'] and os.environ['SVD_DATASET']"
-    notebook(folder, NAMES[0], "size = 4", away, check="print('it is small: True')")
+    notebook(folder, NAMES[0], away, check="print('it is small: True')", size=30)
     notebook(folder, NAMES[1], "size = 40", "1 / 0", ids=("2",))
     notebook(folder, NAMES[2], "del size", ids=("1", "1", "2"))
     ran = claims.run(folder, timeout=60)

@@ -72,6 +72,7 @@ def test_solutions_are_right(id):
 
 def test_an_answer_may_come_as_another_type():
     assert verdict("1.E2", 10.0) == verdict("2.E1", np.float32(9)) == ""
+    assert "whole number from 1 to 4, found True" in verdict("1.E1", lambda s, share: True)
     assert verdict("1.E4", lambda *handed: np.array(solutions.cheapest_ranks(*handed))) == ""
     assert verdict("3.E4", lambda *handed: np.array(solutions.steps_outside(*handed))) == ""
 

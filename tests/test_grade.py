@@ -89,7 +89,6 @@ FORGED = {
         instead("raise ValueError('a\\nb\\0' * 999)"),
         "ValueError: a b?a b?",
     ),
-    "more than can be written": (instead("return 'a' * 2**25"), "it ended Python"),
     "nested without end": (
         instead("a = []\n    for _ in range(5000): a = [a]\n    return a"),
         "RecursionError",
@@ -194,6 +193,13 @@ def test_an_endless_loop_is_ended(seconds, by_the_clock, expected):
     ended, content = answers.run(asked, by_the_clock)
     assert ended.startswith(expected)
     assert not content
+
+
+def test_an_answer_writes_no_more_than_is_read():
+    asked = {"id": PROJECTION.id, "source": instead("return 'a' * 2**25"), "seed": 2, "seconds": 20}
+    ended, content = answers.run(asked, 60)
+    assert (ended, len(content)) == ("", answers.LARGEST)
+    assert answers.judged(PROJECTION, content, seed=2).startswith("it ended Python")
 
 
 def test_an_answer_has_three_times_its_seconds_by_the_clock(monkeypatch):

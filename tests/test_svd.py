@@ -66,7 +66,10 @@ def test_the_leading_terms_alone_are_those_of_all():
         W = rng.normal(size=(n_in, n_out))
         C, Gamma = (second_moment(n, 2 * n, seed=n) for n in (n_in, n_out))
         every, some = svd.decompose(W, C, Gamma), svd.decompose(W, C, Gamma, D=3)
+        many = svd.decompose(W, C, Gamma, D=10)  # by a full SVD
         np.testing.assert_allclose(some.s, every.s[:3], rtol=1e-9)
+        for part, whole in zip(many, (every.U[:, :10], every.s[:10], every.Vt[:10]), strict=True):
+            np.testing.assert_allclose(part, whole, atol=1e-12)
         np.testing.assert_allclose(svd.truncate(some, 3), svd.truncate(every, 3), atol=1e-7)
         np.testing.assert_array_equal(svd.decompose(W, C, Gamma, D=3).s, some.s)
 
@@ -126,8 +129,9 @@ def test_directions_that_the_inputs_never_took_count_a_little():
 
 def test_a_diagonal_weight_is_that_of_its_matrix():
     rng = np.random.default_rng(0)
-    W, counts = rng.normal(size=(5, 4)), np.array([3.0, 0.0, 1.0, 7.0, 2.0])
-    short, whole = svd.decompose(W, counts), svd.decompose(W, np.diag(counts))
+    W, counts, felt = rng.normal(size=(5, 4)), np.array([3.0, 0, 1, 7, 2]), np.array([1.0, 9, 4, 0])
+    short = svd.decompose(W, counts, felt)
+    whole = svd.decompose(W, np.diag(counts), np.diag(felt))
     np.testing.assert_allclose(short.s, whole.s, rtol=1e-12)
     for D in (1, 2):
         np.testing.assert_allclose(svd.truncate(short, D), svd.truncate(whole, D), atol=1e-10)

@@ -13,7 +13,7 @@ from ..quiet import stderr_muted
 
 
 def multiply_adds(model):
-    """Multiply-adds for one input, of all layers in `helpers.networks.kinds`: n_in · n_out a row.
+    """Multiply-adds for one input, of all layers in `helpers.compress.kinds`: n_in · n_out a row.
 
     Raises:
         ValueError: the model does not say how large its inputs are.

@@ -1,8 +1,8 @@
-"""The networks of the three notebooks, without their demonstrations, over D and seeds.
+"""Accuracies of the notebooks' networks, and of more controls, over D and seeds.
 
-Run by hand, on whole MNIST ($SVD_DATASET): `python -m tests.measuring.networks --D 5 10 --seed 0 1 2`. A line
-a network, with what is chosen by (validation) and what is reported (test); the test accuracies go
-to .runs/, for `python -m helpers.lab.results`. At each D it takes minutes.
+Run by hand, on whole MNIST ($SVD_DATASET): `python -m tests.measuring.networks --D 5 10 --seed 0 1`
+prints a line for each network, with what is chosen by (validation) and what is reported (test). The
+test accuracies go to .runs/, for `python -m helpers.lab.results`. Each D takes minutes.
 """
 
 import argparse
@@ -43,12 +43,11 @@ class Case:
         return network
 
     @functools.cached_property
-    def sighted(self):
-        return compress.cutter(self.network, inputs=self.digits.x_train, loss=BY_LABEL)
+    def seen(self):
+        return compress.observe(self.network, self.digits.x_train, BY_LABEL)
 
     def shared_cut(self, trained):
-        svds, cut = self.sighted
-        return cut(dict(zip(svds, ranks.shared_ranks(svds, self.D, trained), strict=True)))
+        return self.seen.layer_by_layer(ranks.shared_ranks(self.seen.svds, self.D, trained))
 
     def fine_tune(self, network, passes):
         return model.fine_tune(network, self.digits, passes, self.seed)[0]
@@ -58,7 +57,7 @@ class Case:
         trained, _ = model.train_dynamic(network, self.digits, passes, self.seed, **options)
         if isinstance(callback, callbacks.Shrink):
             print("ranks", callback.ranks[-1], flush=True)
-        return compress.factorize(trained, largest(self))
+        return compress.factorize(trained, 1024)  # at the ranks that it computes with
 
 
 def truncated(case):
@@ -79,17 +78,16 @@ def truncated_adamw(case):
 
 
 def whitened(case):
-    svds = compress.decompose(case.network, inputs=case.digits.x_train)
-    return compress.factorize(case.network, case.D, svds=svds)
+    svds = compress.observe(case.network, case.digits.x_train).svds
+    return compress.factorize(case.network, case.D, svds)
 
 
 def two_sided(case):
-    return compress.factorize(case.network, case.D, svds=case.sighted[0])
+    return compress.factorize(case.network, case.D, case.seen.svds)
 
 
 def layer_by_layer(case):
-    svds, cut = case.sighted
-    return cut(dict.fromkeys(svds, case.D))
+    return case.seen.layer_by_layer(case.D)
 
 
 def shared(case):
@@ -131,8 +129,10 @@ def from_scratch(case):
 
 
 def largest(case):
-    """The rank that shrinking layers are built for."""
-    return max(64, 2 * case.D)
+    """{layer name: the rank that a shrinking layer is built for}, below its full rank."""
+    network, most = case.network, max(64, 2 * case.D)
+    names = compress.hidden_layers(network)
+    return {n: min(most, min(network.get_layer(n).kernel.shape) - 1) for n in names}
 
 
 def shrink(case, by=callbacks.Shrink):
@@ -141,7 +141,7 @@ def shrink(case, by=callbacks.Shrink):
 
 def dynamic_no_training_ranks(case):
     """Shared ranks, as they are before training."""
-    shared_ranks = ranks.shared_ranks(case.sighted[0], case.D, trained=True)
+    shared_ranks = ranks.shared_ranks(case.seen.svds, case.D, trained=True)
     start = compress.dynamic(case.network, shared_ranks)
     return case.train(start, callbacks.Refresh(case.D))
 
@@ -157,14 +157,15 @@ def dynamic_tapered(case):
 
 
 class Tolerance(callbacks.Shrink):
-    """DLRT's way: each layer drops the same share of its energy, as large as the budget asks."""
+    """A tolerance on the energy: each layer drops the same share, as large as the budget asks."""
 
     def worth(self):
         found = {}
         for index, (name, layer) in enumerate(self.layers.items()):
-            s = layer.refresh()
-            left = np.cumsum((s**2)[::-1])[::-1] / np.sum(s**2)
-            U, _, Vt = layer.tracked()
+            fresh = layer.fresh_svd()
+            layer.refresh(fresh)
+            left = np.cumsum((fresh.s**2)[::-1])[::-1] / np.sum(fresh.s**2)
+            U, _, Vt = layer.track(steps=0)
             # What `shared_ranks` will multiply by is divided by: the same share counts the same.
             scale = sum(layer.kernel.shape) / ranks.TRAINED**index
             found[name] = svd.SVD(U, np.sqrt(scale * left[: layer.D]), Vt)
@@ -198,14 +199,14 @@ def measure(case, name):
     return {"test_accuracy": reported, "parameters": size}
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tests.measuring.networks", description=__doc__)
     parser.add_argument("methods", nargs="*", default=list(METHODS), help=", ".join(METHODS))
     parser.add_argument("--D", nargs="+", type=int, default=[5, 10, 20, 50])
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--dataset", default="auto")
     parser.add_argument("--epochs", type=int, default=15)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.methods if name not in METHODS]:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
     digits, table = data.load(chosen.dataset), results.RUNS / "measure.csv"

@@ -13,10 +13,9 @@ from unittest import mock
 
 import numpy as np
 
-from helpers import data, model
+from helpers import compress, data, model
 from helpers.backend import keras
 from helpers.compress import graph, kinds
-from helpers.compress.goal import find_ranks
 from helpers.lab import store
 
 SIZES = (30_300, 13_100)  # parameters, those of DLRT's LeNet-5
@@ -60,9 +59,9 @@ def compressed(network, digits, size, epochs, seed):
     every = list(graph.compressible(network))
     targets = keras.ops.softmax(model.logits(network, digits.x_train))
     start = network
-    seen = {"inputs": digits.x_train, "loss": LOSS, "samples": SAMPLES}
     for unit, share in STAGES.items():
-        found = find_ranks(start, parameters=unit * size, layers=every, **seen)
+        seen = compress.observe(start, digits.x_train, LOSS, every, SAMPLES)
+        found = seen.cut(parameters=unit * size)
         small, passes = found.network, int(share * epochs)
         if passes:
             small, _ = model.fine_tune(small, digits, passes, seed, targets=targets)
@@ -115,8 +114,8 @@ def print_goals(digits, epochs, seeds):
 
         start = time.perf_counter()
         goal = validated(network) - LOWER
-        seen = {"inputs": digits.x_train, "loss": LOSS}
-        found = find_ranks(network, score=goal, evaluate=validated, **seen)
+        seen = compress.observe(network, digits.x_train, LOSS)
+        found = seen.cut(score=goal, evaluate=validated)
         seconds = time.perf_counter() - start
         share = found.network.count_params() / network.count_params()
         scores = [model.accuracy(net, *digits.test) for net in (network, found.network)]
