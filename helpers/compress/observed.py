@@ -104,6 +104,12 @@ class Observed:
             found[name] = Part(n_in, n_out, sources.get(name), values, gains, *prices)
         return found
 
+    def rise(self, name, width, rank):
+        """The predicted rise of the loss by a layer's width, and its rank, None if whole."""
+        dropped = self.svds[name].s[rank:] ** 2 if name in self.svds and rank else np.empty(0)
+        gains = self.neurons[name].gains[width:] if name in self.neurons else np.empty(0)
+        return float(dropped.sum() + gains.sum()) / 2
+
     def _weights(self, path):
         return graph.leaves(self.model)[path].weights
 

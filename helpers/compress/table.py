@@ -16,9 +16,11 @@ class Row(NamedTuple):
     layer: str
     kind: str
     shape: tuple  # of its matrix, (n_in, n_out), or None
+    width: tuple  # neurons, or None without a matrix
     rank: int  # singular values kept; None: all
     break_even: int  # the largest rank that saves parameters, or None without a matrix
-    energy: float  # the share kept, of the SVD it was cut by; None: all
+    energy: float  # the share kept, of the SVD it was cut by; None: all, or other neurons
+    rise: float  # of the loss, predicted; None where that was not observed
     parameters: tuple
     multiply_adds: tuple  # for one input, or None where they are not counted
     note: str
@@ -58,17 +60,18 @@ class Report(NamedTuple):
         return [*measured, *self.notes]
 
 
-HEADER = ["layer", "kind", "shape", "rank", "break-even", "energy"]
+HEADER = ["layer", "kind", "shape", "width", "rank", "break-even", "energy", "rise"]
 HEADER += ["parameters", "multiply-adds", "note"]
 
 
-def report(before, after, svds=None, measure=None):
-    """What `after`, from `truncate`, `factorize` or `dynamic`, has made of the model `before`.
+def report(before, after, seen=None, measure=None):
+    """What `after`, a compressed copy of the model `before`, has made of its layers.
 
     Args:
         before: the model.
         after: its compressed copy, trained since or not.
-        svds: those it was cut by, for the energy kept; the plain ones by default.
+        seen: from `helpers.compress.observe`, if it was cut by that: the energy kept is then that
+            of its SVDs, and the predicted rise of the loss is shown; else of the plain SVDs.
         measure: a function from a model to {name: number}, run on both, for example
             `helpers.lab.cost.deployed`.
 
@@ -88,7 +91,7 @@ def report(before, after, svds=None, measure=None):
             if not made.keys() >= set(names):
                 raise ValueError(f"{after.name!r} has no {path!r}: it is not a copy of the model.")
             parts = {name: made[name] for name in names}
-            rows.append(_row(path, layer, parts, adds, (svds or {}).get(path), layer in outputs))
+            rows.append(_row(path, layer, parts, adds, seen, layer in outputs))
     counted = [row.multiply_adds for row in rows if row.multiply_adds]
     total = tuple(map(sum, zip(*counted, strict=True))) if counted else None
     parameters = before.count_params(), after.count_params()
@@ -97,28 +100,37 @@ def report(before, after, svds=None, measure=None):
     return Report(rows, parameters, total, measured, _notes(rows, parameters, total, measured))
 
 
-def _row(path, layer, parts, adds, factors, is_output):
+def _row(path, layer, parts, adds, seen, is_output):
     """The Row of a layer that has become these parts, {path: layer}."""
     count = layer.count_params(), sum(part.count_params() for part in parts.values())
     counts = sum((adds[1].get(name, 0) for name in parts), 0)
     costs = (adds[0][path], counts) if path in adds[0] and adds[1] else None
     reason = kinds.refusal(layer)
     if reason:
-        return Row(path, type(layer).__name__, None, None, None, None, count, costs, reason)
-    kind = kinds.of(layer)
-    edge, rank = svd.break_even_rank(kind.shape), _rank(kind, [*parts.values()])
+        return Row(path, type(layer).__name__, *[None] * 6, count, costs, reason)
+    kind, parts = kinds.of(layer), [*parts.values()]
+    edge, rank = svd.break_even_rank(kind.shape), _rank(kind, parts)
+    widths = kind.kernel.shape[-1], parts[-1].weights[0].shape[-1]
+    same = widths[0] == widths[1] and kind.kernel.shape[-2] == parts[0].weights[0].shape[-2]
+    factors = seen.svds.get(path) if seen else None
     kept = None
-    if rank is not None:
+    if rank is not None and same:
         kept = svd.energy((kind.decompose() if factors is None else factors).s, rank)
-    note = _note([*parts.values()], rank, edge, costs, is_output)
-    return Row(path, type(layer).__name__, kind.shape, rank, edge, kept, count, costs, note)
+    rise = seen.rise(path, widths[1], rank) if seen else None
+    note = _note(parts, rank, edge, costs, is_output, same)
+    if seen and path in seen.stay:
+        note = "; ".join(filter(None, [note, seen.stay[path]]))
+    name = type(layer).__name__
+    return Row(path, name, kind.shape, widths, rank, edge, kept, rise, count, costs, note)
 
 
-def _note(parts, rank, edge, costs, is_output):
+def _note(parts, rank, edge, costs, is_output, same):
     """What became of a layer with a matrix, or why it was left alone; "" if that is plain."""
     if len(parts) == 2:
         slower = costs and costs[1] >= costs[0]
         return "smaller, not faster: no fewer multiply-adds" if slower else ""
+    if not same:
+        return ""
     if rank is None:
         if edge < 1:
             return "left alone: too small for any rank to save"
@@ -171,11 +183,13 @@ def _uncounted(row):
 
 def _cells(row):
     shape = "" if row.shape is None else " × ".join(map(str, row.shape))
+    width = "" if row.width is None else _change(row.width)
     rank = "" if row.rank is None else str(row.rank)
     edge = "" if row.break_even is None else str(row.break_even)
     kept = "" if row.energy is None else f"{row.energy:.1%}"
+    rise = "" if row.rise is None else f"{row.rise:.2g}"
     costs = "" if row.multiply_adds is None else _change(row.multiply_adds)
-    numbers = [shape, rank, edge, kept, _change(row.parameters), costs]
+    numbers = [shape, width, rank, edge, kept, rise, _change(row.parameters), costs]
     return [row.layer, row.kind, *numbers, row.note]
 
 
@@ -183,7 +197,7 @@ def _totals(report):
     costs = "" if report.multiply_adds is None else _change(report.multiply_adds)
     share = report.parameters[1] / report.parameters[0]
     note = f"{share:.1%} of the parameters"
-    return ["total", "", "", "", "", "", _change(report.parameters), costs, note]
+    return ["total", *[""] * 7, _change(report.parameters), costs, note]
 
 
 def _change(pair):
