@@ -1,0 +1,284 @@
+"""Which neurons can go, and what is left without them."""
+
+import numpy as np
+import pytest
+
+from helpers import compress
+from helpers.backend import keras
+from helpers.compress import graph, neurons
+
+from .zoo import LOSS, MODELS, inputs, matches, resnet
+
+L = keras.layers
+
+
+def chain(*layers, shape=(9,)):
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+def conv(**options):
+    return L.Conv2D(6, 3, bias_initializer="normal", name="a", **options)
+
+
+def channels_first():
+    first = {"data_format": "channels_first"}
+    return chain(
+        conv(**first),
+        L.BatchNormalization(axis=1, name="norm"),
+        L.ReLU(),
+        L.MaxPooling2D(**first),
+        L.Conv2D(5, 2, name="b", **first),
+        L.Flatten(),
+        L.Dense(4),
+        shape=(3, 12, 12),
+    )
+
+
+def two_consumers():
+    x = keras.Input((9,))
+    a = L.Dense(8, "relu", name="a")(x)
+    return keras.Model(x, [L.Dense(4, name="b")(a), L.Dense(4, name="c")(a)])
+
+
+def shared():
+    """Layers a and b are each used twice."""
+    x, y = keras.Input((9,)), keras.Input((9,))
+    a, relu, b = L.Dense(8, name="a"), L.ReLU(), L.Dense(7, "relu", name="b")
+    both = L.Concatenate()([b(relu(a(x))), b(relu(a(y)))])
+    return keras.Model([x, y], L.Dense(3, name="out")(both))
+
+
+def fed_by_others():
+    x = keras.Input((9,))
+    b = L.Dense(7, name="b")
+    ends = [b(L.Dense(8, name="a")(x)), b(L.Dense(8, name="c")(x))]
+    return keras.Model(x, L.Dense(3, name="out")(L.Add()(ends)))
+
+
+IMAGE = (12, 12, 3)
+# {name: (model, {layer whose neurons go: the layer they feed})}; the last layer is an output.
+GO = {
+    "dense": (lambda: chain(L.Dense(8, "tanh", name="a"), L.Dense(5, name="b")), {"a": "b"}),
+    "dropout and activation": (
+        lambda: chain(
+            L.Dense(8, name="a"), L.Dropout(0.5), L.Activation("gelu"), L.Dense(5, name="b")
+        ),
+        {"a": "b"},
+    ),
+    "normalized": (
+        lambda: chain(
+            L.Dense(8, name="a"), L.BatchNormalization(name="norm"), L.ReLU(), L.Dense(5, name="b")
+        ),
+        {"a": "b"},
+    ),
+    "convolutions": (
+        lambda: chain(
+            conv(padding="same"),
+            L.BatchNormalization(name="norm"),
+            L.ReLU(),
+            L.ZeroPadding2D(),
+            L.Conv2D(5, 3, name="b"),
+            L.AveragePooling2D(2),
+            L.Flatten(),
+            L.Dense(4, name="c"),
+            shape=IMAGE,
+        ),
+        {"a": "b", "b": "c"},
+    ),
+    "channels first": (channels_first, {"a": "b", "b": "dense"}),
+    "normalized when flat": (
+        lambda: chain(
+            conv(), L.Flatten(), L.BatchNormalization(name="norm"), L.Dense(4, name="b"), shape=IMAGE
+        ),
+        {"a": "b"},
+    ),
+    "one dimension": (
+        lambda: chain(
+            L.Conv1D(6, 3, name="a"),
+            L.MaxPooling1D(),
+            L.Conv1D(5, 2, name="b"),
+            L.GlobalMaxPooling1D(),
+            L.Reshape((1, 5)),
+            L.Dense(7, name="c"),
+            L.Flatten(),
+            L.Dense(4, name="d"),
+            shape=(14, 3),
+        ),
+        {"a": "b", "b": "c", "c": "d"},
+    ),
+    "used twice": (shared, {"a": "b"}),
+    "blocks": (
+        resnet,
+        {
+            "backbone/block_1/conv_1": "backbone/block_1/conv_2",
+            "backbone/block_2/conv_1": "backbone/block_2/conv_2",
+            "fc": "out",
+        },
+    ),
+}
+
+
+def without(model, links, kept):
+    """The model whose dropped neurons feed nothing."""
+    copy = graph.copy(model, {})
+    for path, link in links.items():
+        layer = graph.leaves(copy)[link.consumer]
+        kernel = np.moveaxis(np.asarray(layer.kernel), -2, 0).copy()
+        kernel[~np.isin(link.entries, kept[path])] = 0
+        layer.kernel.assign(np.moveaxis(kernel, 0, -2))
+    return copy
+
+
+def trained(model):
+    """The model with vectors that differ from neuron to neuron, as after training."""
+    rng = np.random.default_rng(0)
+    for layer in graph.leaves(model).values():
+        if isinstance(layer, L.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 2, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def images(model, n):
+    rng = np.random.default_rng(1)
+    found = [rng.normal(size=(n, *x.shape[1:])).astype("float32") for x in model.inputs]
+    return found if len(found) > 1 else found[0]
+
+
+@pytest.mark.parametrize("name", GO)
+def test_a_network_without_some_neurons_is_one_where_they_feed_nothing(name):
+    make, goes = GO[name]
+    model = trained(make())
+    links, stay = neurons.links(model, compress.hidden_layers(model))
+    last = [link.rstrip("_0123456789") for link in goes.values()]
+    assert [(p, link.consumer.rstrip("_0123456789")) for p, link in links.items()] == [
+        *zip(goes, last, strict=True)
+    ]
+    kept = {path: np.arange(0, link.count, 2) for path, link in links.items()}
+    small = neurons.narrow(model, links, kept)
+    x = images(model, 5)
+    matches(small(x), without(model, links, kept)(x))
+    assert small.count_params() < model.count_params()
+    assert {*links} < {*graph.leaves(small)}
+    every = {path: np.arange(link.count) for path, link in links.items()}
+    matches(neurons.narrow(model, links, every)(x), model(x), 1e-6)
+
+
+STAYS = {
+    "outputs": (lambda: keras.Model(x := keras.Input((9,)), L.Dense(8, name="a")(x)), "outputs"),
+    "softmax": (
+        lambda: chain(L.Dense(8, "softmax", name="a"), L.Dense(5)),
+        "their activation compares them",
+    ),
+    "a softmax behind": (
+        lambda: chain(L.Dense(8, name="a"), L.Softmax(name="s"), L.Dense(5)),
+        "they go to s",
+    ),
+    "normalized together": (
+        lambda: chain(L.Dense(8, name="a"), L.LayerNormalization(name="n"), L.Dense(5)),
+        "they go to n",
+    ),
+    "two consumers": (two_consumers, "they go to b and c"),
+    "fed by others": (fed_by_others, "b takes those of other layers"),
+    "mixed": (
+        lambda: chain(L.Dense(8, name="a"), L.Reshape((4, 2), name="r"), L.Dense(5)),
+        "r mixes them",
+    ),
+    "its own input": (
+        lambda: chain(d := L.Dense(9, "relu", name="a"), d, L.Dense(5)),
+        "they go to a and|takes those|feed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_neurons_stay_for_a_reason(name):
+    make, reason = STAYS[name]
+    links, stay = neurons.links(make(), ["a"])
+    assert links == {}
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(stay["a"])
+
+
+@pytest.fixture(scope="module")
+def redundant():
+    """A network with a copied, a constant and a dead neuron, and what it was shown."""
+    keras.utils.set_random_seed(0)
+    model = chain(
+        L.Dense(12, "relu", name="a"), L.Dense(10, "relu", name="b"), L.Dense(3, name="out")
+    )
+    W, b = model.get_layer("a").get_weights()
+    W[:, 4], b[4] = W[:, 1], b[1]
+    W[:, 7], b[7] = 0, 2.0
+    W[:, 9], b[9] = 0, -1.0
+    model.get_layer("a").set_weights([W, b])
+    x = np.random.default_rng(0).normal(size=(2000, 9)).astype("float32")
+    return model, x
+
+
+def test_what_nobody_needs_is_dropped_at_no_loss(redundant):
+    model, x = redundant
+    seen = compress.observe(model, x, "mse")
+    whole = model.count_params()
+    found = seen.cut(parameters=whole - 3 * (9 + 1 + 10), ranks=False)
+    assert found.widths == {"a": 9, "b": 10}
+    matches(found.network(x), model(x), 1e-3)
+
+
+@pytest.mark.parametrize("what", [{}, {"neurons": False}, {"ranks": False}])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_cut_has_the_size_that_was_promised(name, what):
+    model = MODELS[name]()
+    x = inputs(model, 300)
+    seen = compress.observe(model, x, LOSS)
+    found = seen.cut(fraction=0.75, **what)
+    assert found.met
+    assert found.network.count_params() <= 0.75 * model.count_params()
+    assert (found.ranks == {}) or what != {"ranks": False}
+    assert (found.widths == {}) == (what == {"neurons": False})
+    small = graph.leaves(found.network)
+    for path, k in found.widths.items():
+        last = small.get(path) or small[f"{path}_Vt"]
+        assert last.weights[0].shape[-1] == k
+    assert np.isfinite(found.network(x)).all()
+    report = compress.report(model, found.network, seen)
+    assert sum(row.rise or 0 for row in report.rows) == pytest.approx(found.rise, abs=1e-9)
+    for path, reason in seen.stay.items():
+        (note,) = [row.note for row in report.rows if row.layer == path]
+        assert reason in note
+
+
+def test_too_small_a_budget_is_the_smallest_network_and_not_met(redundant):
+    model, x = redundant
+    found = compress.observe(model, x, "mse").cut(parameters=5)
+    assert not found.met
+    assert found.widths == {"a": 1, "b": 1}
+
+
+def test_a_tuned_network_is_the_one_that_is_measured(redundant):
+    model, x = redundant
+    seen, tuned = compress.observe(model, x, "mse"), []
+
+    def tune(network):
+        tuned.append(network)
+        return network
+
+    def large(network):
+        return float(network.count_params() >= 150)
+
+    found = seen.cut(score=1, evaluate=large, tune=tune)
+    assert found.network in tuned
+    assert len(tuned) == len(found.curve) - 1  # the model itself is not tuned
+    assert 150 <= found.network.count_params() < 160
+
+
+def test_plain_keras_layers_come_out_and_can_be_trained(redundant, tmp_path):
+    model, x = redundant
+    model.compile("sgd", "mse")
+    found = compress.observe(model, x, "mse").cut(fraction=0.5)
+    small = found.network
+    assert small.compiled
+    small.fit(x, np.zeros((len(x), 3)), verbose=0)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    matches(loaded(x), small(x), 1e-6)
+    matches(keras.models.clone_model(small)(x) * 0, small(x) * 0)
