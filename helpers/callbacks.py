@@ -8,7 +8,6 @@ from scipy.optimize import isotonic_regression
 from . import compress, svd
 from .backend import keras
 from .compress import moments
-from .ranks import shared_ranks
 
 
 class Refresh(keras.callbacks.Callback):
@@ -98,7 +97,7 @@ class Shrink(keras.callbacks.Callback):
     def _shrink(self, epoch):
         left = max(0, 1 - epoch / self.ends) if self.ends else 0
         budget = round(self.D * (self.start / self.D) ** left**1.5)
-        self._set(shared_ranks(self.worth(), budget, trained=True))
+        self._set(compress.shared_ranks(self.worth(), budget))
 
     def _set(self, ranks):
         for name, rank in ranks.items():

@@ -11,7 +11,6 @@ from PIL import Image
 from helpers import PROJECT, compress, model, svd
 from helpers.backend import keras
 from helpers.lab import page
-from helpers.ranks import shared_ranks
 
 RANKS = [3, 1]
 COMMITTED = PROJECT / "figures" / page.NAME
@@ -60,7 +59,7 @@ def test_a_cut_is_what_compress_makes(measured, network, few):
     plain, seen = compress.decompose(network), compress.observe(network, few.x_train, page.LOSS)
     assert measured["D"] == [1, 3, 32]
     for i, D in enumerate([1, 3]):
-        ranks = {page.PLAIN: dict.fromkeys(plain, D), page.BEST: shared_ranks(seen.svds, D)}
+        ranks = {page.PLAIN: dict.fromkeys(plain, D), page.BEST: compress.shared_ranks(seen.svds, D)}
         for method, cuts in measured["methods"].items():
             assert cuts[i]["ranks"] == [*ranks[method].values()]
             assert cuts[i]["parameters"] == compress.kept_parameters(network, ranks[method])

@@ -7,6 +7,7 @@ cut it layer by layer or to a goal. `report` says what became of each layer.
 from .cut import decompose, dynamic, factorize, hidden_layers, kept_parameters, truncate
 from .graph import dynamic_layers
 from .observed import observe
+from .share import shared_ranks
 from .table import report
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "kept_parameters",
     "observe",
     "report",
+    "shared_ranks",
     "truncate",
 ]

@@ -4,6 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import svd
+
+NEVER = 1e9  # a price that no budget pays
+
 
 class Part(NamedTuple):
     """A layer with a matrix W (n_in, n_out), as a budget sees it.
@@ -55,23 +59,50 @@ def share(parts, budget, multiple=1):
         multiple: widths and ranks are multiples of it, or whole.
 
     Returns:
-        Share; over the budget if nothing smaller is left.
+        Share; the smallest there is if that is over the budget.
     """
     plan = _Plan(parts, multiple)
     widths = {name: levels.counts[-1] for name, levels in plan.neurons.items()}
-    over, rate = 0.0, 0.0
-    found = plan.at(rate, widths)
-    first = 1e-9 * sum(plan.worth) / max(found.price, 1)
-    while found.price > budget and rate < 1e15 * first:
-        over, rate, widths = rate, max(first, 1.5 * rate), found.widths
-        found = plan.at(rate, widths)
-    for _ in range(40 if 0 < found.price <= budget and rate else 0):
+    found, over, rate = plan.at(0.0, widths), 0.0, 1e-9 * sum(plan.worth) / max(budget, 1)
+    if found.price <= budget:
+        return found
+    if (least := plan.at(1e9 * sum(plan.worth), widths)).price > budget:
+        return least
+    while (found := plan.at(rate, widths)).price > budget:
+        over, rate, widths = rate, 1.5 * rate, found.widths
+    for _ in range(40):
         tried = plan.at((over + rate) / 2, widths)
         if tried.price > budget:
             over, widths = (over + rate) / 2, tried.widths
         else:
             rate, found = (over + rate) / 2, max(found, tried, key=lambda share: share.price)
     return plan.filled(found, budget)
+
+
+def shared_ranks(svds, D):
+    """A rank for each layer, within the parameters that rank D takes in every one.
+
+    Args:
+        svds: {layer name: helpers.svd.SVD}, weighted on both sides, so that their s² are in units
+            of the loss (`helpers.compress.observe` with a loss).
+        D: singular values kept per layer if all kept the same.
+
+    Returns:
+        {layer name: rank}, each at least 1.
+
+    Raises:
+        ValueError: D is not a whole number of at least 1.
+
+    >>> flat, single = svd.decompose(np.eye(9)), svd.decompose(np.ones((9, 9)))
+    >>> shared_ranks({"flat": flat, "single": single}, D=3)
+    {'flat': 5, 'single': 1}
+    """
+    D, none = svd.check_rank(D), np.empty(0)
+    parts = {
+        name: Part(len(U), Vt.shape[1], None, s**2 / 2, none, NEVER, (1.0, 1.0), 0.0)
+        for name, (U, s, Vt) in svds.items()
+    }
+    return share(parts, D * sum(part.n_in + part.n_out for part in parts.values())).ranks
 
 
 class _Levels(NamedTuple):

@@ -20,7 +20,6 @@ from PIL import Image  # comes with matplotlib
 from .. import compress, data, model, svd
 from ..backend import keras
 from ..progress import Line
-from ..ranks import shared_ranks
 from . import figures, parameters, store
 from .files import write_whole
 
@@ -73,7 +72,7 @@ def measure(network, untrained, digits, ranks=RANKS):
     methods, line = {PLAIN: [], BEST: []}, Line()
     for D in ranks:
         line.say(f"cutting to D = {D}")
-        equal, shared = dict.fromkeys(svds, D), shared_ranks(seen.svds, D)
+        equal, shared = dict.fromkeys(svds, D), compress.shared_ranks(seen.svds, D)
         methods[PLAIN].append(look(compress.factorize(network, equal, svds), equal))
         methods[BEST].append(look(seen.layer_by_layer(shared), shared))
     for cuts in methods.values():
