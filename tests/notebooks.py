@@ -27,6 +27,10 @@ def pytest_configure(config):
         os.environ.update(dict.fromkeys(THREADS, "1"))
 
 
+# The longest first, for the processes to end together; the many short ones fill the gaps.
+LONG = ["03_dynamic_svd", "02_factorized_network", "01_truncated_svd", "test_sweep", "test_kinds"]
+LONG += ["test_grade", "test_moments", "test_layers", "test_measuring", "test_model"]
+
+
 def pytest_collection_modifyitems(items):
-    """The longest first, for the processes to end together: the last notebook, then the others."""
-    items.sort(key=lambda item: (item.path.suffix != ".ipynb", "03_" not in item.path.name))
+    items.sort(key=lambda item: [item.path.stem == name for name in LONG], reverse=True)

@@ -233,11 +233,15 @@ def test_padding_that_is_masked_stays_so():
     C = moments.measure(model, ["words"], x)["words"].C
     counts = np.bincount(x[x > 0], minlength=40)
     np.testing.assert_allclose(C, counts / counts.sum())
-    small = compress.observe(model, x).layer_by_layer({"tagged": 3, "fc": 3})
-    seen = [keras.Model(m.input, m.get_layer(n).input) for m, n in ((model, "fc"), (small, "fc_U"))]
+    seen = compress.observe(model, x, LOSS)
+    words = seen.layer_by_layer({"words": 3}), compress.factorize(model, {"words": 3}, seen.svds)
+    matches(*(network(x) for network in words))
+    small = seen.layer_by_layer({"tagged": 3, "fc": 3})
+    ends = (model, "fc"), (small, "fc_U")
+    before, after = (keras.Model(m.input, m.get_layer(name).input)(x) for m, name in ends)
     W, b = model.get_layer("fc").get_weights()
     U, (Vt, c) = small.get_layer("fc_U").kernel, small.get_layer("fc_Vt").get_weights()
-    means = np.mean(seen[0](x) @ W + b, axis=0), np.mean(seen[1](x) @ U @ Vt + c, axis=0)
+    means = np.mean(before @ W + b, axis=0), np.mean(after @ U @ Vt + c, axis=0)
     np.testing.assert_allclose(*means, atol=1e-4)
 
 

@@ -67,5 +67,10 @@ def test_a_wrong_rank_is_one_sentence(D):
 
 
 def test_the_cheaper_of_two_equal_spectra_gets_the_rank():
-    svds = {"a": svd.decompose(np.eye(3)), "b": svd.decompose(np.eye(30)[:, :3])}
-    assert shared_ranks(svds, D=2) == {"a": 3, "b": 1}
+    svds = {"a": svd.decompose(np.eye(30)[:, :3]), "b": svd.decompose(np.eye(3))}
+    assert shared_ranks(svds, D=2) == {"a": 1, "b": 3}
+
+
+def test_values_are_worth_their_squares():
+    svds = {"a": svd.decompose(np.diag([1, 0.8, 0.8])), "b": svd.decompose(np.eye(3))}
+    assert shared_ranks(svds, D=2) == {"a": 1, "b": 3}  # 0.7 · 1² > 0.8², but 0.7 · 1 < 0.8

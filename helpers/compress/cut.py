@@ -172,8 +172,6 @@ def _ranks(names, D):
 
 def _cuts(model, D, svds):
     """{layer name: Cut}, from the arguments of `truncate`."""
-    if not isinstance(D, dict):
-        svd.check_rank(D)
     every = chosen(model, D if isinstance(D, dict) else svds)
     ranks = _ranks(every, D)
     if svds is None:
