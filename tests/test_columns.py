@@ -36,7 +36,7 @@ def test_gains_add_up_to_what_least_squares_explains(seed, size):
 @given(st.integers(0, 99), st.integers(1, 3))
 def test_the_choice_is_near_the_best_of_all_subsets(seed, k):
     h, T, A, B = moments(seed)
-    order, gains = choose(A, B, ridge=1e-13)
+    _order, gains = choose(A, B, ridge=1e-13)
     every = [explained(h, T, list(subset)) for subset in itertools.combinations(range(8), k)]
     assert gains[:k].sum() <= max(every) * (1 + 1e-7)
     first = [explained(h, T, [j]) for j in range(8)]
@@ -49,7 +49,7 @@ def test_independent_columns_are_chosen_as_well_as_can_be(seed, k):
     rng = np.random.default_rng(seed)
     h = np.linalg.qr(rng.normal(size=(40, 8)))[0] * rng.uniform(0.1, 3, 8)
     T = rng.normal(size=(40, 3))
-    order, gains = choose(h.T @ h / 40, h.T @ T / 40, ridge=1e-13)
+    _order, gains = choose(h.T @ h / 40, h.T @ T / 40, ridge=1e-13)
     every = [explained(h, T, list(subset)) for subset in itertools.combinations(range(8), k)]
     assert gains[:k].sum() == pytest.approx(max(every), rel=1e-7)
 

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from helpers.ranks import shared_ranks
 
 from helpers import compress, svd
 from helpers.backend import keras
 from helpers.compress import goal
 from helpers.lab import cost
-from helpers.ranks import shared_ranks
 
 from .zoo import LOSS, MODELS, columns, inputs, matches
 

@@ -88,7 +88,11 @@ GO = {
     "channels first": (channels_first, {"a": "b", "b": "dense"}),
     "normalized when flat": (
         lambda: chain(
-            conv(), L.Flatten(), L.BatchNormalization(name="norm"), L.Dense(4, name="b"), shape=IMAGE
+            conv(),
+            L.Flatten(),
+            L.BatchNormalization(name="norm"),
+            L.Dense(4, name="b"),
+            shape=IMAGE,
         ),
         {"a": "b"},
     ),
@@ -148,7 +152,7 @@ def images(model, n):
 def test_a_network_without_some_neurons_is_one_where_they_feed_nothing(name):
     make, goes = GO[name]
     model = trained(make())
-    links, stay = neurons.links(model, compress.hidden_layers(model))
+    links, _stay = neurons.links(model, compress.hidden_layers(model))
     last = [link.rstrip("_0123456789") for link in goes.values()]
     assert [(p, link.consumer.rstrip("_0123456789")) for p, link in links.items()] == [
         *zip(goes, last, strict=True)

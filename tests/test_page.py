@@ -59,7 +59,10 @@ def test_a_cut_is_what_compress_makes(measured, network, few):
     plain, seen = compress.decompose(network), compress.observe(network, few.x_train, page.LOSS)
     assert measured["D"] == [1, 3, 32]
     for i, D in enumerate([1, 3]):
-        ranks = {page.PLAIN: dict.fromkeys(plain, D), page.BEST: compress.shared_ranks(seen.svds, D)}
+        ranks = {
+            page.PLAIN: dict.fromkeys(plain, D),
+            page.BEST: compress.shared_ranks(seen.svds, D),
+        }
         for method, cuts in measured["methods"].items():
             assert cuts[i]["ranks"] == [*ranks[method].values()]
             assert cuts[i]["parameters"] == compress.kept_parameters(network, ranks[method])

@@ -83,15 +83,12 @@ class _Search:
 
     def made(self, widths, ranks, rise, met=True):
         """Found, of these widths and ranks."""
-        network = self.tune(self.seen.network(self._cut(widths), ranks))
+        some = {n: k for n, k in widths.items() if k < len(self.parts[n].neurons)}
+        network = self.tune(self.seen.network(self.seen.kept(some), ranks))
         score = self.measure(network)
         if score is not None:
             self.curve.append(Point(network.count_params(), score))
         return Found(widths, ranks, network, score, met, sorted(self.curve), rise)
-
-    def _cut(self, widths):
-        """The widths that are not whole."""
-        return {name: k for name, k in widths.items() if k < len(self.parts[name].neurons)}
 
     def smallest(self, score):
         """Found, the smallest network with this score."""

@@ -136,9 +136,24 @@ class Observed:
             raise ValueError(f"{unknown} were not observed; these were: {self._names}.")
         return self.network({}, ranks)
 
-    def network(self, widths, ranks):
-        """The network of these widths and ranks, {layer name: number}, cut layer by layer."""
-        kept = {n: np.sort(self.neurons[n].order[:k]) for n, k in widths.items()}
+    def kept(self, widths):
+        """{layer name: numbers of its neurons that stay} of {layer name: width}."""
+        return {n: np.sort(self.neurons[n].order[:k]) for n, k in widths.items()}
+
+    def network(self, kept, ranks):
+        """The network of these neurons and ranks, cut layer by layer.
+
+        The kernel of a layer that is cut, or whose inputs are, becomes the regression of its former
+        outputs on the inputs that it gets by then, at its rank; its bias makes up for the rest in
+        the mean.
+
+        Args:
+            kept: {layer name: numbers of the neurons that stay, ascending}.
+            ranks: {layer name: D} of the layers that become two.
+
+        Returns:
+            keras.Model, of plain Keras layers, compiled as the model is.
+        """
         small = neurons.narrow(self.model, self._links, kept)
         layers = graph.leaves(small)
         fed = {self._links[name].consumer for name in kept}

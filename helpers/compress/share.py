@@ -204,4 +204,6 @@ class _Plan:
                 more = np.searchsorted(levels[name].counts, kept[name], side="right")
                 if more < len(levels[name].counts):
                     one = kept | {name: int(levels[name].counts[more])}
-                    yield self._share(*((one, found.ranks) if kept is found.widths else (found.widths, one)))
+                    yield self._share(
+                        *((one, found.ranks) if kept is found.widths else (found.widths, one))
+                    )

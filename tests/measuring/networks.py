@@ -11,9 +11,10 @@ import itertools
 import time
 
 import numpy as np
+import scipy.linalg
 from filelock import FileLock
 
-from helpers import callbacks, compress, data, model, ranks, svd
+from helpers import callbacks, compress, data, model, svd
 from helpers.backend import keras
 from helpers.lab import results, store
 
@@ -46,8 +47,20 @@ class Case:
     def seen(self):
         return compress.observe(self.network, self.digits.x_train, BY_LABEL)
 
-    def shared_cut(self, trained):
-        return self.seen.layer_by_layer(ranks.shared_ranks(self.seen.svds, self.D, trained))
+    def shared_cut(self):
+        return self.seen.layer_by_layer(compress.shared_ranks(self.seen.svds, self.D))
+
+    @property
+    def budget(self):
+        """The parameters of rank D in every hidden layer."""
+        names = compress.hidden_layers(self.network)
+        return compress.kept_parameters(self.network, dict.fromkeys(names, self.D))
+
+    @property
+    def widths(self):
+        """Equal widths, of the same size, {layer name: neurons}."""
+        names = compress.hidden_layers(self.network)
+        return dict.fromkeys(names, model.width_for(self.budget))
 
     def fine_tune(self, network, passes):
         return model.fine_tune(network, self.digits, passes, self.seed)[0]
@@ -91,23 +104,92 @@ def layer_by_layer(case):
 
 
 def shared(case):
-    return case.shared_cut(trained=False)
+    return case.shared_cut()
 
 
 def fine_tuned_shared(case):
-    return case.fine_tune(case.shared_cut(trained=True), case.many)
+    return case.fine_tune(case.shared_cut(), case.many)
 
 
 def random_factors_shared(case):
+    return case.fine_tune(anew(case.shared_cut(), case.seed), case.many)
+
+
+def anew(network, seed):
     """As notebook 2 makes them: variance 1 / n_in to D outputs, and 2 / n_in to ReLU units."""
-    network = keras.models.clone_model(case.shared_cut(trained=True))
-    rng = np.random.default_rng(case.seed)
+    network, rng = keras.models.clone_model(network), np.random.default_rng(seed)
     for layer in network.layers:
         if layer.weights:
             gain = 1 if layer.name.endswith("_U") else 2
             scale = np.sqrt(gain / layer.kernel.shape[0])
             layer.kernel.assign(rng.normal(scale=scale, size=layer.kernel.shape))
-    return case.fine_tune(network, case.many)
+    return network
+
+
+def cut(case):
+    """Neurons and ranks, with nothing trained."""
+    return case.seen.cut(parameters=case.budget).network
+
+
+def fine_tuned_cut(case):
+    return case.fine_tune(cut(case), case.many)
+
+
+def fine_tuned_cut_longer(case):
+    """For as many epochs as the small dense network."""
+    return case.fine_tune(cut(case), case.epochs + case.many)
+
+
+def cut_shape_anew(case):
+    """The shape of the cut, from random weights, for as many epochs."""
+    return case.fine_tune(anew(cut(case), case.seed), case.epochs + case.many)
+
+
+def cut_neurons_only(case):
+    return case.seen.cut(parameters=case.budget, ranks=False).network
+
+
+def neurons_by_norm(case):
+    """Neurons of the largest weights, equal widths, the next layer regressed."""
+    kernels = {name: case.network.get_layer(name).kernel.numpy() for name in case.widths}
+    orders = {name: np.argsort(-np.linalg.norm(W, axis=0)) for name, W in kernels.items()}
+    return case.seen.network({n: np.sort(orders[n][:k]) for n, k in case.widths.items()}, {})
+
+
+def random_neurons(case):
+    """Random neurons, equal widths, the next layer regressed."""
+    rng = np.random.default_rng(case.seed)
+    kept = {n: np.sort(rng.permutation(1024)[:k]) for n, k in case.widths.items()}
+    return case.seen.network(kept, {})
+
+
+def interpolative(case):
+    """Interpolative decomposition as published (Chee et al., NeurIPS 2022), equal widths.
+
+    Pivoted QR of activations chooses neurons; the next layer gets what they explain of the others,
+    without the loss, and without regard to what was cut before.
+    """
+    x, _kept, small = (
+        case.digits.x_train[::5],
+        {},
+        model.build(0, width=next(iter(case.widths.values()))),
+    )
+    layers = [layer for layer in case.network.layers if layer.weights]
+    fold = np.eye(784)
+    for layer, new in zip(layers, (layer for layer in small.layers if layer.weights), strict=True):
+        W, b = (w.numpy() for w in (layer.kernel, layer.bias))
+        x = np.maximum(x @ W + b, 0)
+        P = np.arange(len(b))
+        if layer.name in case.widths:
+            R, P = scipy.linalg.qr(x, mode="r", pivoting=True)
+            k, order = case.widths[layer.name], P
+            T = np.empty((k, len(b)))
+            T[:, order[:k]] = np.eye(k)
+            T[:, order[k:]] = scipy.linalg.lstsq(R[:k, :k], R[:k, k:])[0]
+            P = order[:k]
+        new.set_weights([fold @ W[:, P], b[P]])
+        fold = T
+    return small
 
 
 def small_dense(case):
@@ -141,18 +223,17 @@ def shrink(case, by=callbacks.Shrink):
 
 def dynamic_no_training_ranks(case):
     """Shared ranks, as they are before training."""
-    shared_ranks = ranks.shared_ranks(case.seen.svds, case.D, trained=True)
-    start = compress.dynamic(case.network, shared_ranks)
+    start = compress.dynamic(case.network, compress.shared_ranks(case.seen.svds, case.D))
     return case.train(start, callbacks.Refresh(case.D))
 
 
 def dynamic_tapered(case):
     """Ranks that fall by 0.7 from layer to layer."""
     flat = {
-        name: svd.SVD(f.U, 1 / np.sqrt(np.arange(1, len(f.s) + 1)), f.Vt)
-        for name, f in compress.decompose(case.network).items()
+        name: svd.SVD(f.U, np.sqrt(0.7**layer / np.arange(1, len(f.s) + 1)), f.Vt)
+        for layer, (name, f) in enumerate(compress.decompose(case.network).items())
     }
-    start = compress.dynamic(case.network, ranks.shared_ranks(flat, case.D))
+    start = compress.dynamic(case.network, compress.shared_ranks(flat, case.D))
     return case.train(start, callbacks.Refresh(case.D))
 
 
@@ -161,13 +242,13 @@ class Tolerance(callbacks.Shrink):
 
     def worth(self):
         found = {}
-        for index, (name, layer) in enumerate(self.layers.items()):
+        for name, layer in self.layers.items():
             fresh = layer.fresh_svd()
             layer.refresh(fresh)
             left = np.cumsum((fresh.s**2)[::-1])[::-1] / np.sum(fresh.s**2)
             U, _, Vt = layer.track(steps=0)
-            # What `shared_ranks` will multiply by is divided by: the same share counts the same.
-            scale = sum(layer.kernel.shape) / ranks.TRAINED**index
+            # What `shared_ranks` will divide by: the same share counts the same.
+            scale = sum(layer.kernel.shape)
             found[name] = svd.SVD(U, np.sqrt(scale * left[: layer.D]), Vt)
         return found
 
@@ -177,6 +258,8 @@ def dynamic_tolerance(case):
 
 
 METHODS = [truncated, whitened, two_sided, layer_by_layer, shared, fine_tuned_shared]
+METHODS += [cut, fine_tuned_cut, fine_tuned_cut_longer, cut_shape_anew, cut_neurons_only]
+METHODS += [neurons_by_norm, random_neurons, interpolative]
 METHODS += [random_factors_shared, small_dense, dynamic, dynamic_ranks, from_scratch]
 METHODS += [dynamic_no_training_ranks, dynamic_tapered, dynamic_tolerance]
 METHODS += [baseline_longer, baseline_adamw, truncated_adamw]
