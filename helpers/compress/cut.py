@@ -8,6 +8,7 @@ from .. import svd
 from ..backend import keras
 from ..layers import DynamicDense
 from . import graph, kinds
+from .flow import output_layers
 
 
 def hidden_layers(model):
@@ -25,9 +26,8 @@ def hidden_layers(model):
     Raises:
         ValueError: the model is not built, or not made of Keras layers.
     """
-    able = graph.compressible(model)
-    outputs = graph.output_layers(model)
-    return [name for name, layer in able.items() if layer not in outputs]
+    able, outputs = graph.compressible(model), output_layers(model)
+    return [name for name in able if name not in outputs]
 
 
 def decompose(model, layers=None):

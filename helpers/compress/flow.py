@@ -61,6 +61,17 @@ def flow(model):
     return Flow(fed_by, outputs)
 
 
+def output_layers(model):
+    """Paths of the layers that give the model's outputs, at most through layers without weights."""
+    layers, (fed_by, outputs) = graph.leaves(model), flow(model)
+    found, calls, seen = set(), {*outputs}, {None}
+    while calls := calls - seen:
+        seen |= calls
+        found |= {path for path, _ in calls if path in layers and layers[path].weights}
+        calls = {fed for call in calls if call[0] not in found for fed in fed_by[call]}
+    return found
+
+
 def _nodes(model):
     """A functional model's {(layer name, which call): what feeds it}, its inputs and outputs.
 

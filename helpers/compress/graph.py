@@ -4,7 +4,6 @@ Layers of nested models are named by their path, "backbone/conv_1"; Keras allows
 """
 
 import itertools
-from collections import Counter
 
 import numpy as np
 
@@ -153,71 +152,3 @@ def _copy(model, new):
 
     plain = keras.Model(model.input, model.output, name=model.name)  # clone_model would compile
     return keras.models.clone_model(plain, clone_function=first, call_function=call)
-
-
-def places(model):
-    """{name of a layer: in how many places of the model's graph, and of nested ones, it stands}."""
-    _, calls = _calls(model)
-    inside = (places(layer) for layer in model.layers if is_network(layer))
-    return sum(inside, Counter(name for name, _ in calls))
-
-
-def output_layers(model, which=slice(None)):
-    """Compressible layers that give the model's outputs, at most through layers without weights.
-
-    Args:
-        model: a built Keras model, Sequential or functional.
-        which: of its outputs, a slice.
-    """
-    found, (ends, feeds), seen = [], _calls(model), set()
-    layers = {layer.name: layer for layer in model.layers}  # no sums and products: x + y
-    calls = ends[which]
-    while calls:
-        name, place, output = calls.pop()
-        layer = layers.get(name)
-        if layer is None or not layer.weights:
-            fed = feeds[name, place]
-            calls += [call for call in fed if call not in seen]
-            seen.update(fed)
-        elif is_network(layer):
-            found += output_layers(layer, slice(output, output + 1))
-        elif type(layer) in kinds.KINDS:
-            found.append(layer)
-    return found
-
-
-def _calls(model):
-    """What gives a model's outputs, and {(layer name, which call): what feeds it}.
-
-    Either is given as a list of (layer name, which call, which of its outputs).
-    """
-    if isinstance(model, keras.Sequential):
-        calls = [(layer.name, 0, 0) for layer in model.layers]
-        return calls[-1:], {call[:2]: calls[:i][-1:] for i, call in enumerate(calls)}
-    # A subclass with a constructor of its own has a configuration without a graph.
-    config = keras.Model(model.input, model.output).get_config()
-    feeds = {
-        (layer["name"], i): [*_histories(node)]
-        for layer in config["layers"]
-        for i, node in enumerate(layer["inbound_nodes"])
-    }
-    feeds |= {(layer["name"], 0): [] for layer in config["layers"] if not layer["inbound_nodes"]}
-    return [*map(tuple, _entries(config["output_layers"]))], feeds
-
-
-def _entries(outputs):
-    """[[layer name, …], …] of a config's outputs: one entry, or any structure of entries."""
-    if isinstance(outputs, dict):
-        outputs = [outputs[name] for name in sorted(outputs)]  # as Keras flattens them
-    return [outputs] if isinstance(outputs[0], str) else [e for o in outputs for e in _entries(o)]
-
-
-def _histories(nodes):
-    """(layer name, which call, which of its outputs) of what stands in inbound nodes."""
-    if isinstance(nodes, dict):
-        if "keras_history" in nodes:
-            yield tuple(nodes["keras_history"])
-        nodes = nodes.values()
-    if not isinstance(nodes, (str, bytes)) and np.iterable(nodes):
-        for node in nodes:
-            yield from _histories(node)

@@ -8,6 +8,7 @@ import numpy as np
 from .. import svd
 from ..layers import DynamicDense
 from . import graph, kinds, watch
+from .flow import output_layers
 
 
 class Row(NamedTuple):
@@ -83,7 +84,7 @@ def report(before, after, seen=None, measure=None):
     """
     made = graph.leaves(after)
     adds = _multiply_adds(before), _multiply_adds(after)
-    outputs = graph.output_layers(before)
+    outputs = output_layers(before)
     rows = []
     for path, layer in graph.leaves(before).items():
         if layer.weights:
@@ -91,7 +92,7 @@ def report(before, after, seen=None, measure=None):
             if not made.keys() >= set(names):
                 raise ValueError(f"{after.name!r} has no {path!r}: it is not a copy of the model.")
             parts = {name: made[name] for name in names}
-            rows.append(_row(path, layer, parts, adds, seen, layer in outputs))
+            rows.append(_row(path, layer, parts, adds, seen, path in outputs))
     counted = [row.multiply_adds for row in rows if row.multiply_adds]
     total = tuple(map(sum, zip(*counted, strict=True))) if counted else None
     parameters = before.count_params(), after.count_params()

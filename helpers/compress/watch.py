@@ -8,6 +8,7 @@ import numpy as np
 
 from ..backend import keras
 from . import graph, kinds
+from .flow import flow
 
 
 class Watch(keras.layers.Layer):
@@ -28,7 +29,7 @@ class Watched(NamedTuple):
 
     model: keras.Model  # takes a list of inputs
     parts: dict  # {path: (Watch, the layer without activation as a matrix, Watch)}
-    places: dict  # {name of a layer: in how many places it stands}
+    several: set  # paths of layers in several places, or in nested models
 
     def run(self, batch, tape=None):
         """Run the model.
@@ -73,7 +74,7 @@ class Watched(NamedTuple):
             that this one sees comes through there, else those of the model.
         """
         before, part = self.parts[path][0], self.alone(path)
-        if self._several(path):
+        if path in self.several:
             return part, inputs
         starts = [([w.output], [w.kept]) for w, _, _ in self.parts.values() if w.kept is not None]
         for tensors, arrays in [*starts, (self.model.inputs, inputs)]:
@@ -84,11 +85,8 @@ class Watched(NamedTuple):
         """Keep what went into this layer, a list of arrays, for `up_to` to start from."""
         for before, _, _ in self.parts.values():
             before.kept = None
-        if xs and not self._several(path):
+        if xs and path not in self.several:
             self.parts[path][0].kept = np.concatenate(xs)
-
-    def _several(self, path):
-        return "/" in path or self.places[self.parts[path][0].name] > 1
 
 
 def watched(model, views):
@@ -110,7 +108,9 @@ def watched(model, views):
         chains[path] = [(before, []), (layer, weights), (behind, []), (activation, [])]
         parts[path] = before, kind.same_form(layer), behind
     copy = _with_lists(graph.copy(model, chains, compiled=False))
-    return Watched(copy, parts, graph.places(copy))
+    calls = flow(model).calls
+    several = {path for path in views if "/" in path or len(calls(path)) > 1}
+    return Watched(copy, parts, several)
 
 
 class Count(NamedTuple):
