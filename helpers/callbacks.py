@@ -110,7 +110,7 @@ class Shrink(keras.callbacks.Callback):
         See `weigh`; C and Γ are those of the network as it is now, at its ranks of now.
         """
         seen = moments.measure(self.model, [*self.layers], *self.measured_by)
-        return {n: weigh(layer.track(steps=2), *seen[n]) for n, layer in self.layers.items()}
+        return {n: weigh(layer.track(steps=2), *seen[n][:2]) for n, layer in self.layers.items()}
 
 
 def weigh(factors, C, Gamma):
