@@ -1,5 +1,6 @@
 """How many neurons and singular values does each layer get from one budget?"""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -63,10 +64,11 @@ def share(parts, budget, multiple=1):
     """
     plan = _Plan(parts, multiple)
     widths = {name: levels.counts[-1] for name, levels in plan.neurons.items()}
-    found, over, rate = plan.at(0.0, widths), 0.0, 1e-9 * sum(plan.worth) / max(budget, 1)
+    worth = sum(plan.worth) or 1.0
+    found, over, rate = plan.at(0.0, widths), 0.0, 1e-9 * worth / max(budget, 1)
     if found.price <= budget:
         return found
-    if (least := plan.at(1e9 * sum(plan.worth), widths)).price > budget:
+    if (least := plan.at(1e9 * worth, widths)).price > budget:
         return least
     while (found := plan.at(rate, widths)).price > budget:
         over, rate, widths = rate, 1.5 * rate, found.widths
@@ -176,16 +178,20 @@ class _Plan:
         return np.minimum(whole, factored), np.where(factored < whole, counts[level], 0)
 
     def _share(self, widths, ranks):
-        price = rise = 0.0
+        """The Share of these, where a matrix stays one if that takes no more than its rank."""
+        price, rise, saving = 0.0, 0.0, {}
         for name, part in self.parts.items():
             n_in, n_out = self._sides(name, widths)
-            each = part.factors[0] * n_in + part.factors[1] * n_out
-            price += ranks[name] * each if name in ranks else part.dense * n_in * n_out
-            rise += part.values[ranks[name] :].sum() if name in ranks else 0
+            costs = part.dense * n_in * n_out
+            factored = ranks.get(name, math.inf) * (part.factors[0] * n_in + part.factors[1] * n_out)
+            if factored < costs:
+                saving[name], costs = ranks[name], factored
+                rise += part.values[ranks[name] :].sum()
+            price += costs
             if name in widths:
                 price += part.neuron * widths[name]
                 rise += part.neurons[widths[name] :].sum()
-        return Share(widths, ranks, price, rise)
+        return Share(widths, saving, price, rise)
 
     def filled(self, found, budget):
         """The Share with all that still fits, the best for its price first."""
