@@ -138,7 +138,12 @@ class Observed:
 
     def kept(self, widths):
         """{layer name: numbers of its neurons that stay} of {layer name: width}."""
-        return {n: np.sort(self.neurons[n].order[:k]) for n, k in widths.items()}
+        found = {}
+        for name, width in widths.items():
+            order = self.neurons[name].order
+            rest = np.setdiff1d(np.arange(self._links[name].count), order)  # nobody needs these
+            found[name] = np.sort([*order, *rest][:width])
+        return found
 
     def network(self, kept, ranks):
         """The network of these neurons and ranks, cut layer by layer.
