@@ -98,32 +98,21 @@ class _Search:
         if found.score < score:
             raise ValueError(f"the model itself scores {found.score:.4g}, below {score:.4g}.")
         low, high, tried = 0, self.whole, []  # a budget that misses the score; one that has it
-
-        def attempt(budget):
-            """Does the network of this budget have the score? None if it was tried before."""
-            nonlocal found
+        first = [fraction * self.whole for fraction in FRACTIONS]
+        while high > CLOSE * max(low, 1) and len(self.curve) < EVALUATIONS:
+            middle = math.sqrt(max(low, high / 64) * high)
+            budget = next((size for size in first if low < size < high), middle)
             shared = self.shared(budget)
-            if shared[:2] in tried:
-                return None
-            tried.append(shared[:2])
+            if shared in tried:  # it missed; or nothing is smaller
+                low = budget
+                continue
+            tried.append(shared)
             made = self.made(*shared[:2], shared.rise)
             line.say(f"{made.network.count_params():,} parameters: score {made.score:.4g}")
             if made.score >= score:
-                found = made
-            return made.score >= score
-
-        for fraction in FRACTIONS:
-            reached = attempt(fraction * self.whole)
-            if reached:
-                high = fraction * self.whole
-                break
-            low = low if reached is None else fraction * self.whole
-        while high > CLOSE * max(low, 1) and len(self.curve) < EVALUATIONS:
-            middle = math.sqrt(max(low, high / 64) * high)
-            if attempt(middle):
-                high = middle
+                found, high = made, min(budget, self.rest + shared.price)
             else:
-                low = middle
+                low = budget
         return found._replace(curve=sorted(self.curve))
 
 
