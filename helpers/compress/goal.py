@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import keras
 from ..progress import Line
 from . import graph, watch
-from .share import share, whole_price
+from .share import priced, share, whole_price
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
 FRACTIONS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]  # of the parameters, tried for a score
@@ -55,7 +55,7 @@ def reach(seen, goals, evaluate, tune, what, multiple):
     if name == "score":
         return search.smallest(goal)
     if name == "energy":
-        return search.made(*_of_energy(parts, goal, multiple))
+        return search.made(_of_energy(parts, goal, multiple))
     return search.within(goal * model.count_params() if name == "fraction" else goal)
 
 
@@ -77,12 +77,12 @@ class _Search:
 
     def within(self, budget):
         """Found, of a budget."""
-        found = self.shared(budget)
-        met = found.price <= budget - self.rest
-        return self.made(found.widths, found.ranks, found.rise, met)
+        shared = self.shared(budget)
+        return self.made(shared, shared.price <= budget - self.rest)
 
-    def made(self, widths, ranks, rise, met=True):
-        """Found, of these widths and ranks."""
+    def made(self, shared, met=True):
+        """Found, of a Share."""
+        widths, ranks, _, rise = shared
         some = {n: k for n, k in widths.items() if k < len(self.parts[n].neurons)}
         network = self.tune(self.seen.network(self.seen.kept(some), ranks))
         score = self.measure(network)
@@ -97,7 +97,7 @@ class _Search:
         self.curve.append(Point(model.count_params(), found.score))
         if found.score < score:
             raise ValueError(f"the model itself scores {found.score:.4g}, below {score:.4g}.")
-        low, high, tried = 0, self.whole, []  # a budget that misses the score; one that has it
+        low, high, tried = 0, self.whole, []  # a size that misses the score; one that has it
         first = [fraction * self.whole for fraction in FRACTIONS]
         while high > CLOSE * max(low, 1) and len(self.curve) < EVALUATIONS:
             middle = math.sqrt(max(low, high / 64) * high)
@@ -107,17 +107,17 @@ class _Search:
                 low = budget
                 continue
             tried.append(shared)
-            made = self.made(*shared[:2], shared.rise)
+            made = self.made(shared)
             line.say(f"{made.network.count_params():,} parameters: score {made.score:.4g}")
             if made.score >= score:
-                found, high = made, min(budget, self.rest + shared.price)
+                found, high = made, self.rest + shared.price
             else:
-                low = budget
+                low = max(low, self.rest + shared.price)
         return found._replace(curve=sorted(self.curve))
 
 
 def _of_energy(parts, goal, multiple):
-    """The least widths and ranks that keep a share of each sum, and the predicted rise."""
+    """The Share of the least widths and ranks that keep a share of each sum."""
 
     def least(worth):
         kept = np.cumsum(worth)
@@ -125,18 +125,8 @@ def _of_energy(parts, goal, multiple):
         return min(multiple * -(-enough // multiple), len(worth))
 
     widths = {name: least(part.neurons) for name, part in parts.items() if len(part.neurons)}
-    ranks, rise = {}, 0.0
-    for name, part in parts.items():
-        n_in, n_out = part.n_in, part.n_out
-        if part.source in widths:
-            n_in = n_in * widths[part.source] // len(parts[part.source].neurons)
-        if name in widths:
-            n_out = n_out * widths[name] // len(part.neurons)
-            rise += part.neurons[widths[name] :].sum()
-        if len(part.values) and least(part.values) * (n_in + n_out) < n_in * n_out:
-            ranks[name] = least(part.values)
-            rise += part.values[ranks[name] :].sum()
-    return widths, ranks, rise
+    ranks = {name: least(part.values) for name, part in parts.items() if len(part.values)}
+    return priced(parts, widths, ranks)
 
 
 def _checked(goals, evaluate, model, adds):

@@ -32,6 +32,17 @@ def whole_price(parts):
     return sum(p.dense * p.n_in * p.n_out + p.neuron * len(p.neurons) for p in parts.values())
 
 
+def _sides(parts, name, widths):
+    """n_in and n_out of a matrix at these widths, numbers or arrays."""
+    part = parts[name]
+    n_in, n_out = part.n_in, part.n_out
+    if part.source in widths:
+        n_in = n_in * widths[part.source] // len(parts[part.source].neurons)
+    if name in widths:
+        n_out = n_out * widths[name] // len(part.neurons)
+    return n_in, n_out
+
+
 class Share(NamedTuple):
     """What each layer gets: all of what is not named."""
 
@@ -39,6 +50,23 @@ class Share(NamedTuple):
     ranks: dict  # {layer name: D}
     price: float  # of all layers
     rise: float  # of the loss, predicted
+
+
+def priced(parts, widths, ranks):
+    """The Share of these widths and ranks; a matrix stays one where its rank would not save."""
+    price, rise, saving = 0.0, 0.0, {}
+    for name, part in parts.items():
+        n_in, n_out = _sides(parts, name, widths)
+        costs = part.dense * n_in * n_out
+        factored = ranks.get(name, math.inf) * (part.factors[0] * n_in + part.factors[1] * n_out)
+        if factored < costs:
+            saving[name], costs = ranks[name], factored
+            rise += part.values[ranks[name] :].sum()
+        price += costs
+        if name in widths:
+            price += part.neuron * widths[name]
+            rise += part.neurons[widths[name] :].sum()
+    return Share(widths, saving, price, rise)
 
 
 def share(parts, budget, multiple=1):
@@ -153,21 +181,11 @@ class _Plan:
             if widths == before:
                 break
         ranks = {name: int(self._matrix(name, widths, rate)[1]) for name in self.values}
-        return self._share(widths, {name: D for name, D in ranks.items() if D})
-
-    def _sides(self, name, widths):
-        """n_in and n_out at these widths, numbers or arrays."""
-        part = self.parts[name]
-        n_in, n_out = part.n_in, part.n_out
-        if part.source in widths:
-            n_in = n_in * widths[part.source] // len(self.parts[part.source].neurons)
-        if name in widths:
-            n_out = n_out * widths[name] // len(part.neurons)
-        return n_in, n_out
+        return priced(self.parts, widths, {name: D for name, D in ranks.items() if D})
 
     def _matrix(self, name, widths, rate):
         """What a matrix costs in λ price + rise, and its rank, 0 if it stays one matrix."""
-        part, (n_in, n_out) = self.parts[name], self._sides(name, widths)
+        part, (n_in, n_out) = self.parts[name], _sides(self.parts, name, widths)
         whole = rate * part.dense * n_in * n_out
         if name not in self.values:
             return whole, 0
@@ -176,22 +194,6 @@ class _Plan:
         level = self.values[name].keep(each)
         factored = left[level] + each * counts[level]
         return np.minimum(whole, factored), np.where(factored < whole, counts[level], 0)
-
-    def _share(self, widths, ranks):
-        """The Share of these, where a matrix stays one if that takes no more than its rank."""
-        price, rise, saving = 0.0, 0.0, {}
-        for name, part in self.parts.items():
-            n_in, n_out = self._sides(name, widths)
-            costs = part.dense * n_in * n_out
-            factored = ranks.get(name, math.inf) * (part.factors[0] * n_in + part.factors[1] * n_out)
-            if factored < costs:
-                saving[name], costs = ranks[name], factored
-                rise += part.values[ranks[name] :].sum()
-            price += costs
-            if name in widths:
-                price += part.neuron * widths[name]
-                rise += part.neurons[widths[name] :].sum()
-        return Share(widths, saving, price, rise)
 
     def filled(self, found, budget):
         """The Share with all that still fits, the best for its price first."""
@@ -204,12 +206,10 @@ class _Plan:
         return found
 
     def _steps(self, found):
-        """All Shares with one level more somewhere."""
-        for kept, levels in ((found.widths, self.neurons), (found.ranks, self.values)):
-            for name in kept:
-                more = np.searchsorted(levels[name].counts, kept[name], side="right")
-                if more < len(levels[name].counts):
-                    one = kept | {name: int(levels[name].counts[more])}
-                    yield self._share(
-                        *((one, found.ranks) if kept is found.widths else (found.widths, one))
-                    )
+        """The Shares with one level more somewhere."""
+        for i, levels in enumerate((self.neurons, self.values)):
+            for name, count in found[i].items():
+                counts, kept = levels[name].counts, [found.widths, found.ranks]
+                for more in counts[counts > count][:1]:
+                    kept[i] = kept[i] | {name: int(more)}
+                    yield priced(self.parts, *kept)
