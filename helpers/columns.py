@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 RIDGE = 1e-4  # of the mean variance, added to each; as least squares on the chosen does
 SPANNED = 1e-12  # of the first gain: what explains less is rounding
@@ -15,6 +16,7 @@ class Chosen(NamedTuple):
     gains: np.ndarray  # (k,): what each explains, in units of T²
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # many small products
 def choose(A, B, size=1, ridge=RIDGE):
     """Choose columns of h one after the other, each the one that explains most of T.
 

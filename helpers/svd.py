@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.sparse.linalg import svds
+from threadpoolctl import threadpool_limits
 
 RIDGE = {"C": 1e-4, "Gamma": 1e-2}  # of the mean eigenvalue, added to each of them
 
@@ -124,7 +125,8 @@ def _weighted(W, L, R, D):
         s, Pt = s[:D], Pt[:D]
     else:  # begins at a fixed vector, so that the same W gives the same SVD
         start = np.random.default_rng(0).normal(size=min(M.shape))
-        _, s, Pt = svds(M, k=D, v0=start)
+        with threadpool_limits(1, "blas"):  # many small products: threads would wait for threads
+            _, s, Pt = svds(M, k=D, v0=start)
         s, Pt = s[::-1], Pt[::-1]
     Us = WR @ Pt.T  # U diag(s): no inverse of L is needed. Where s vanishes, so does that.
     U = np.divide(Us, s, out=np.zeros_like(Us), where=s > 0)
