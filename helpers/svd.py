@@ -85,7 +85,15 @@ def decompose(W, C=None, Gamma=None, D=None):
     W = _finite_matrix(W)
     if C is None and Gamma is None and D is None:
         return SVD(*np.linalg.svd(W, full_matrices=False))
-    return _weighted(W, root("C", C, W.shape[0]), root("Gamma", Gamma, W.shape[1]), D)
+    L, R = root("C", C, W.shape[0]), root("Gamma", Gamma, W.shape[1])
+    M = W if L is None else L[:, None] * W if L.ndim == 1 else L.T @ W
+    M = M if R is None else M * R if R.ndim == 1 else M @ R
+    U, s, Pt = _leading(M, D)
+    if L is not None:
+        U = U / L[:, None] if L.ndim == 1 else solve_triangular(L, U, trans=1, lower=True)
+    if R is not None:
+        Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
+    return SVD(U, s, Pt)
 
 
 def regress(C, X, W):
@@ -113,26 +121,20 @@ def regress(C, X, W):
     X, W = _finite_matrix(X), _finite_matrix(W)
     if X.shape != W.shape:
         raise ValueError(f"X must be {W.shape}, as W is, not {X.shape}.")
-    return W + cho_solve((root("C", C, len(W)), True), X - np.asarray(C) @ W)
+    # W + ΔW, where r is the ridge that `root` adds to C
+    L, r = root("C", C, len(W)), _ridge("C", np.diagonal(C))
+    return cho_solve((L, True), X + r * W)
 
 
-def _weighted(W, L, R, D):
-    """The SVD of Lᵀ W R as one of W; a root is None for the identity, a vector if diagonal."""
-    WR = W if R is None else W * R if R.ndim == 1 else W @ R
-    M = WR if L is None else L[:, None] * WR if L.ndim == 1 else L.T @ WR
-    if D is None or full_svd_is_faster(W.shape, check_rank(D)) or not M.any():
-        _, s, Pt = np.linalg.svd(M, full_matrices=False)
-        s, Pt = s[:D], Pt[:D]
-    else:  # begins at a fixed vector, so that the same W gives the same SVD
-        start = np.random.default_rng(0).normal(size=min(M.shape))
-        with threadpool_limits(1, "blas"):  # many small products: threads would wait for threads
-            _, s, Pt = svds(M, k=D, v0=start)
-        s, Pt = s[::-1], Pt[::-1]
-    Us = WR @ Pt.T  # U diag(s): no inverse of L is needed. Where s vanishes, so does that.
-    U = np.divide(Us, s, out=np.zeros_like(Us), where=s > 0)
-    if R is not None:
-        Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
-    return SVD(U, s, Pt)
+def _leading(M, D):
+    """The D leading terms of the SVD of M, or all."""
+    if D is None or full_svd_is_faster(M.shape, check_rank(D)) or not M.any():
+        U, s, Vt = np.linalg.svd(M, full_matrices=False)
+        return U[:, :D], s[:D], Vt[:D]
+    start = np.random.default_rng(0).normal(size=min(M.shape))  # the same for the same M
+    with threadpool_limits(1, "blas"):  # of many small products, threads would wait for threads
+        U, s, Vt = svds(M, k=D, v0=start)
+    return U[:, ::-1], s[::-1], Vt[::-1]
 
 
 def root(side, M, n):
@@ -157,11 +159,16 @@ def root(side, M, n):
     diagonal = M if M.ndim == 1 else np.diagonal(M)
     if not np.isfinite(M).all():
         raise ValueError(f"expected a finite matrix {side}, not an array of shape {M.shape}.")
-    ridge = max(RIDGE[side] * diagonal.mean(), 1e-30)  # whose root float32 can divide by
+    ridge = _ridge(side, diagonal)
     try:
         return np.sqrt(M + ridge) if M.ndim == 1 else cholesky(M + ridge * np.eye(n), lower=True)
     except np.linalg.LinAlgError:
         raise ValueError(f"{side} has a negative eigenvalue.") from None
+
+
+def _ridge(side, diagonal):
+    """The number that `root` adds to each eigenvalue of a side's weight."""
+    return max(RIDGE[side] * diagonal.mean(), 1e-30)  # whose root float32 can divide by
 
 
 def truncate(svd, D):

@@ -72,6 +72,10 @@ class Observed:
     def neurons(self):
         return {name: self._choose(link) for name, link in self._links.items()}
 
+    @functools.cached_property
+    def _uncut(self):
+        return watch.watched(self.model, self._views)
+
     def _choose(self, link):
         """A layer's neurons, by what the layer that they feed makes of them."""
         view, (C, Gamma, mean) = self._views[link.consumer], self._seen[link.consumer]
@@ -164,7 +168,7 @@ class Observed:
         fed = {self._links[name].consumer for name in kept}
         views = {n: view for n, view in self._views.items() if n in {*ranks, *kept, *fed}}
         new = {n: view.same_form(layers[n]) for n, view in views.items()}
-        uncut, becoming = watch.watched(self.model, views), watch.watched(small, new)
+        becoming = watch.watched(small, new)
         chains = {}
         for name, view in new.items():
             C, Gamma, _ = self._seen[name]
@@ -172,7 +176,7 @@ class Observed:
             Gamma = Gamma if Gamma is None else Gamma[np.ix_(outputs, outputs)]
             W, bias, fit = view.matrix(), view.bias, None
             if C.ndim > 1:  # of an embedding no cut before it changes the tokens
-                fit = moments.regression(uncut, becoming, name, self._inputs)
+                fit = moments.regression(self._uncut, becoming, name, self._inputs)
                 C, z = fit.C, fit.z[outputs]
                 W = svd.regress(C, fit.X[:, outputs], W)
             factors = svd.decompose(W, C, Gamma, ranks[name]) if name in ranks else None
