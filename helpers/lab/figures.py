@@ -68,8 +68,14 @@ LOOKS = {
     "tangent": _look(PURPLE, ">"),
     "straight-through": _look(VERMILLION, "X"),
     "exact": _look(BLUE, "s", "-."),
-    "equal": _look(GREY, "^", ":"),
-    "by loss": _look(VERMILLION, "^", "--"),
+    "neurons and ranks": _look(BLUE, "*"),
+    "fine-tuned, neurons and ranks": _look(GREEN, "*", ":"),
+    "neurons and ranks, random weights": _look(GREY, "*", "-."),
+    "equal ranks": _look(GREY, "^", ":"),
+    "shared ranks": _look(VERMILLION, "^", "--"),
+    "neurons": _look(BLUE, "d"),
+    "random neurons": _look(GREY, "d", "--"),
+    "directions": _look(DARK, "<"),
 }
 UNKNOWN = _look(BLACK, "+", ":")
 HOLLOW = {"markerfacecolor": "white"}

@@ -21,21 +21,31 @@ TYPES |= {"test_accuracy": float, "parameters": "Int64"}  # not every row has it
 FIRST = {
     "truncated": "plain",
     "shared": "layer by layer, shared ranks",
-    "fine_tuned": "fine-tuned",
+    "cut": "neurons and ranks",
     "fine_tuned_shared": "fine-tuned, shared ranks",
+    "fine_tuned_cut": "fine-tuned, neurons and ranks",
     "dynamic_ranks": "dynamic, shrinking ranks",
     "small_dense": "small dense network",
 }
-SMALL = {"truncated": "truncated"}  # the table in README.md
-SMALL |= {method: FIRST[method] for method in ("shared", "fine_tuned_shared", "small_dense")}
+# Of the table in README.md.
+SMALL = {m: FIRST[m] for m in ("truncated", "cut", "fine_tuned_cut", "small_dense")}
 OTHERS = {
     "whitened": "whitened",
     "two_sided": "two-sided",
     "layer_by_layer": "layer by layer",
+    "fine_tuned": "fine-tuned",
     "random_factors": "random factors",
     "random_factors_shared": "random factors, shared ranks",
     "truncated_adamw": "plain, baseline by AdamW",
     "from_scratch": "from scratch",
+}
+CONTROLS = {
+    "fine_tuned_cut_longer": "fine-tuned as long as the small dense network",
+    "cut_shape_anew": "the same shape, random weights",
+    "cut_neurons_only": "neurons alone",
+    "interpolative": "interpolative decomposition, equal widths",
+    "neurons_by_norm": "neurons by norm, equal widths",
+    "random_neurons": "random neurons, equal widths",
 }
 RANKS = {
     "dynamic": "equal",
@@ -47,6 +57,9 @@ RANKS = {
 DERIVATIVES = {"straight_through": "straight-through", "tangent": "tangent", "exact": "exact"}
 # Claims rest on these differences: the first less the second, seed by seed.
 PAIRS = {
+    ("cut", "shared"): "neurons and ranks − layer by layer, shared ranks",
+    ("fine_tuned_cut", "small_dense"): "fine-tuned, neurons and ranks − small dense network",
+    ("fine_tuned_cut_longer", "cut_shape_anew"): "… for as many epochs − the same, random weights",
     ("fine_tuned_shared", "small_dense"): "fine-tuned, shared ranks − small dense network",
     ("fine_tuned_shared", "random_factors_shared"): "… − random factors, shared ranks",
     ("fine_tuned_shared", "fine_tuned"): "… − fine-tuned",
@@ -225,6 +238,7 @@ def page(table, folder):
     sections = {
         "The main methods": f"{_cells(table, FIRST, whole)}\n{'; '.join(baselines)}.\n",
         "Other methods": _cells(table, OTHERS, whole),
+        "Neurons and ranks: controls": _cells(table, CONTROLS, whole),
         "Differences in points, seed by seed: mean ± standard error (seeds)": _pairs(table),
         "Dynamic networks, by the choice of their ranks": _cells(table, RANKS, whole),
         derivatives: _cells(table, DERIVATIVES, whole),
