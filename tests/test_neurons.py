@@ -258,23 +258,6 @@ def test_too_small_a_budget_is_the_smallest_network_and_not_met(redundant):
     assert found.widths == {"a": 1, "b": 1}
 
 
-def test_a_tuned_network_is_the_one_that_is_measured(redundant):
-    model, x = redundant
-    seen, tuned = compress.observe(model, x, "mse"), []
-
-    def tune(network):
-        tuned.append(network)
-        return network
-
-    def large(network):
-        return float(network.count_params() >= 150)
-
-    found = seen.cut(score=1, evaluate=large, tune=tune)
-    assert found.network in tuned
-    assert len(tuned) == len(found.curve) - 1  # the model itself is not tuned
-    assert 150 <= found.network.count_params() < 160
-
-
 def test_plain_keras_layers_come_out_and_can_be_trained(redundant, tmp_path):
     model, x = redundant
     model.compile("sgd", "mse")

@@ -66,7 +66,7 @@ def priced(parts, widths, ranks):
         if name in widths:
             price += part.neuron * widths[name]
             rise += part.neurons[widths[name] :].sum()
-    return Share(widths, saving, price, rise)
+    return Share(widths, saving, price, float(rise))
 
 
 def share(parts, budget, multiple=1):
