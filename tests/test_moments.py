@@ -42,11 +42,15 @@ def images(n=400, seed=0):
     return (x @ mixed + 0.5).astype("float32")
 
 
+def watched(model, names):
+    return watch.watched(model, compress.cut.chosen(model, names))
+
+
 def test_a_watched_model_computes_in_its_own_precision():
     ends = [Dense(n, "tanh", dtype="float64", name=f"d{n}") for n in (6, 3)]
     model = keras.Sequential([keras.Input((8,), dtype="float64"), *ends])
     x = tf.constant(images(5), tf.float64)
-    (found,), _, _ = watch.watched(model, ["d6", "d3"]).run([x])
+    (found,), _, _ = watched(model, ["d6", "d3"]).run([x])
     np.testing.assert_allclose(found, model(x), atol=1e-13)
 
 
@@ -56,8 +60,8 @@ def test_moments_are_those_of_single_examples(make):
     model, few = make(), images(6)
     names = compress.hidden_layers(model)
     seen = moments.measure(model, names, np.tile(few, (1500, 1)), LOGITS)
-    probe, parts, _ = watch.watched(model, names)
-    tensors = [[parts[name][1].input, parts[name][1].output] for name in names]
+    probe, parts, _ = watched(model, names)
+    tensors = [[parts[name][0].output, parts[name][2].output] for name in names]
     probe = keras.Model(probe.inputs, [*probe.outputs, tensors])
     expected = {name: [0, 0] for name in names}
     for x in few:
@@ -198,7 +202,7 @@ def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
 
 def test_batches_fit_in_memory_and_say_how_far_they_are(monkeypatch):
     said, x = [], images(7)
-    probe = watch.watched(chain(), ["d12"])  # 8 numbers come in and 12 go out
+    probe = watched(chain(), ["d12"])  # 8 numbers come in and 12 go out
     monkeypatch.setattr(feed, "Line", lambda after: SimpleNamespace(say=said.append))
     monkeypatch.setattr(feed, "BATCH_SIZE", 4)
     for numbers, sizes in [
@@ -220,7 +224,7 @@ def test_a_layer_used_twice_is_fitted_to_both_places():
     model, x = keras.Model(start, Dense(4)(shared(shared(start)))), images()
     both = np.concatenate([x, shared(x)]).astype(float)
     C, W = np.cov(both.T, bias=True), shared.kernel.numpy()
-    expected = svd.truncate(svd.regress(C, C @ W, W), 3)
+    expected = svd.truncate(svd.decompose(svd.regress(C, C @ W, W), C), 3)
     cut = compress.observe(model, x, layers=["shared"]).layer_by_layer(3)
     np.testing.assert_allclose(weights(cut, "shared")[0], expected, atol=1e-4)
 
@@ -253,7 +257,7 @@ def test_networks_cut_by_zeros_are_finite():
 
 
 def test_many_outputs_inside_take_small_batches(monkeypatch):
-    probe = watch.watched(chain(), ["d12"])
+    probe = watched(chain(), ["d12"])
     monkeypatch.setattr(feed, "PASSING", 1000)  # 8 in and through, 12 three times, 9, 10 and 4 out
     sizes = [len(b) for (b,) in feed.batches([images()], "seeing", probe, probe.model)]
     assert max(sizes) == 1000 // (8 + 8 + 3 * 12 + 9 + 10 + 4)

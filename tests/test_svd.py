@@ -222,7 +222,7 @@ def test_regression_is_ridge_regression_towards_the_kernel():
     ridge = 1e-4 * np.sum(x**2) / 6  # least squares with rows that pull it to W
     rows, targets = np.sqrt(ridge) * np.eye(6), np.sqrt(ridge) * W
     expected = np.linalg.lstsq(np.vstack([x, rows]), np.vstack([z, targets]), rcond=None)[0]
-    found = svd.truncate(svd.regress(x.T @ x, x.T @ z, W), 4)
+    found = svd.regress(x.T @ x, x.T @ z, W)
     np.testing.assert_allclose(found, expected, atol=1e-10)
     np.testing.assert_allclose(found[2], W[2], atol=1e-10)
     plain = np.linalg.lstsq(x, z, rcond=None)[0]
@@ -249,6 +249,8 @@ def test_regression_of_rank_one_is_the_best_of_all_directions():
         u = np.linalg.lstsq(x, z @ felt @ v / (v @ felt @ v))[0]
         return error(np.outer(u, v))
 
-    W = svd.truncate(svd.regress(x.T @ x / 60, x.T @ z / 60, np.zeros((3, 2)), Gamma), D=1)
+    C, X = x.T @ x / 60, x.T @ z / 60
+    whole = svd.regress(C, X, np.zeros((3, 2)))
+    W = svd.truncate(svd.decompose(whole, C, Gamma), D=1)
     least = min(best(angle) for angle in np.linspace(0, np.pi, 2000))
     assert error(W) == pytest.approx(least, rel=1e-5)

@@ -18,7 +18,7 @@ class Dense:
     """A layer seen as z = x W + b, with rows x (n, n_in), W (n_in, n_out), and rows z (n, n_out).
 
     Here for keras.layers.Dense, whose rows lie along the last axis. Chains are lists of
-    (new layer, its weights), as `helpers.networks.graph.copy` takes them.
+    (new layer, its weights), as `helpers.compress.graph.copy` takes them.
 
     Args:
         layer: built, of a type in KINDS.
@@ -134,13 +134,17 @@ class Dense:
         first = self.like(**self.named("U"), **{self.width: D}, **self.linear)
         return first, self.like(**self.named("Vt"))
 
-    def named(self, factor):
-        """Options of a factor: its name, and nothing of what is said of the whole matrix's entries.
+    @property
+    def free(self):
+        """Options of a layer with another matrix: nothing of what is said of the entries of W.
 
-        Initial values would not have its shape, and what constrains W does not constrain factors.
+        Initial values would not have its shape, and what constrains W does not constrain it.
         """
-        free = {f"{self.entries}_initializer": "glorot_uniform", f"{self.entries}_constraint": None}
-        return free | {"name": f"{self.layer.name}_{factor}"}
+        return {f"{self.entries}_initializer": "glorot_uniform", f"{self.entries}_constraint": None}
+
+    def named(self, factor):
+        """Options of a factor."""
+        return self.free | {"name": f"{self.layer.name}_{factor}"}
 
 
 class Dynamic(Dense):

@@ -67,7 +67,8 @@ def _link(path, layers, calls):
     own = calls.calls(path)
     ends = {_follow(call, layers, calls) for call in own}
     if len(ends) > 1:
-        raise Stay(f"they go to {' and '.join(sorted(consumer for consumer, _ in ends))}")
+        consumers = sorted({consumer for consumer, _ in ends})
+        raise Stay(f"they go to {' and '.join(consumers)} on different ways")
     ((consumer, between),) = ends
     bound = [p for p in between if layers[p].weights or type(layers[p]) is L.Reshape]
     if consumer == path:
@@ -75,8 +76,9 @@ def _link(path, layers, calls):
     for other in (consumer, *bound):
         if len(calls.calls(other)) != len(own):
             raise Stay(f"{other} takes those of other layers, too")
-    if path.rpartition("/")[0] != consumer.rpartition("/")[0]:
-        raise Stay(f"they go to {consumer}, in another model")
+    for other in (*between, consumer):
+        if other.rpartition("/")[0] != path.rpartition("/")[0]:
+            raise Stay(f"they go to {other}, in another model")
     if not _is_alone(getattr(layers[path], "activation", None)):
         raise Stay("their activation compares them with one another")
     return _marked(kinds.of(layers[path]), [(p, layers[p]) for p in between], consumer, layers)
@@ -121,29 +123,30 @@ def _marked(kind, between, consumer, layers):
     vectors, shapes = {}, {}
     for path, layer in between:
         if type(layer) is L.BatchNormalization:
-            vectors[path] = _neurons(marks, layer.axis)
+            vectors[path] = _neurons(marks, layer.axis, count)
         elif np.ndim(getattr(layer, "scale", 0)) or np.ndim(getattr(layer, "offset", 0)):
             raise Stay(f"they go to {path}")
         elif type(layer) in MOVING:
-            marks = np.rint(layer(marks))
+            marks = np.rint(_with(layer, [], dtype="float32")[0](marks))
         if type(layer) is L.Reshape:
             varies = [a for a in range(1, marks.ndim) if np.ptp(marks, axis=a).any()]
-            if len(varies) > 1:
+            if len(varies) > 1 or None in kind.layer.output.shape[1:]:
                 raise Stay(f"{path} mixes them")
             shapes[path] = tuple(-1 if a in varies else n for a, n in enumerate(marks.shape))[1:]
-    entries = _neurons(marks, consumer_kind.axis)
-    if len(entries) != consumer_kind.kernel.shape[-2] or len(entries) % count:
+    entries = _neurons(marks, consumer_kind.axis, count)
+    if len(entries) != consumer_kind.kernel.shape[-2]:
         raise Stay("they are mixed on their way")
     return Link(consumer, count, entries, vectors, shapes)
 
 
-def _neurons(marks, axis):
+def _neurons(marks, axis, count):
     """The neuron whose mark stands at each place along an axis; beside it there may be padding."""
     places = np.moveaxis(marks, axis, -1).reshape(-1, marks.shape[axis])
-    found = places.max(0)
-    if not (((places == found) | (places == 0)).all() and found.all()):
+    found = places.max(0).astype(int)
+    often = np.bincount(found, minlength=count + 1)
+    if not ((places == found) | (places == 0)).all() or often[0] or np.ptp(often[1:]):
         raise Stay("they are mixed on their way")
-    return found.astype(int) - 1
+    return found - 1
 
 
 def narrow(model, links, kept):
@@ -167,7 +170,7 @@ def narrow(model, links, kept):
         if path in inputs:
             source = inputs[path]
             kernel = np.compress(np.isin(links[source].entries, kept[source]), kernel, axis=-2)
-        chains[path] = [(kind.like(**{kind.width: kernel.shape[-1]}), [kernel, *bias])]
+        chains[path] = [(kind.like(**kind.free, **{kind.width: kernel.shape[-1]}), [kernel, *bias])]
     for path, neurons in kept.items():
         for other, entries in links[path].vectors.items():
             stays = np.isin(entries, neurons)
