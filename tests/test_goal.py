@@ -86,6 +86,7 @@ def test_the_largest_rank_and_the_smallest_size_are_reached(short):
         found = short.cut(parameters=size)
         assert (found.ranks, found.met) == ({"d30": D}, True)
         assert found.network.count_params() == size
+    assert short.cut(parameters=size - 1).ranks == {"d30": EDGES["d30"] - 1}
     found = short.cut(parameters=compress.kept_parameters(short.model, {"d30": 1}) - 1)
     assert (found.ranks, found.met) == ({"d30": 1}, False)
 

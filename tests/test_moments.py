@@ -191,9 +191,12 @@ def test_layers_not_named_are_left_alone_in_any_order():
 
 def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
     model, x = chain(), images(1000)
-    every_fifth = x[::5]
-    C = moments.measure(model, ["d12"], x, samples=200)["d12"].C
-    np.testing.assert_allclose(C, every_fifth.T @ every_fifth / 200, rtol=1e-4, atol=1e-4)
+    some, all_of_some = compress.observe(model, x, samples=200), compress.observe(model, x[::5])
+    for name, factors in some.svds.items():
+        np.testing.assert_allclose(factors.s, all_of_some.svds[name].s, rtol=1e-6)
+    cut, same = some.layer_by_layer(3), all_of_some.layer_by_layer(3)
+    np.testing.assert_allclose(cut(x), same(x), atol=1e-4)
+    assert np.abs(cut(x) - compress.observe(model, x).layer_by_layer(3)(x)).max() > 1e-2
 
 
 def test_batches_fit_in_memory_and_say_how_far_they_are(monkeypatch):
