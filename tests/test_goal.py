@@ -149,7 +149,7 @@ def test_a_lookup_is_not_factorized_for_fewer_multiply_adds():
     assert "words" in seen.cut(fraction=0.5).ranks
 
 
-def test_a_size_that_no_ranks_have_gives_the_nearest_and_says_so(seen):
+def test_a_size_out_of_reach_gives_the_nearest_and_says_so(seen):
     found = seen.cut(parameters=50, evaluate=closeness(seen.model, X))
     assert not found.met
     assert found.ranks == {"d30": 1, "d24": 1, "d20": 1}
