@@ -91,12 +91,19 @@ def test_gamma_of_an_output_layer_is_known():
     np.testing.assert_allclose(Gamma, np.diag(p * (1 - p)), atol=0.02)
 
 
-def test_probabilities_are_felt_as_their_logits_are():
-    model = chain()
-    soft = keras.Sequential([keras.Input((8,)), *model.layers, keras.layers.Softmax()])
-    x = images()
-    ours = moments.measure(soft, ["d9"], x, "sparse_categorical_crossentropy")["d9"].Gamma
-    logits = moments.measure(model, ["d9"], x, LOGITS)["d9"].Gamma
+@pytest.mark.parametrize(
+    ("activation", "name", "loss"),
+    [
+        ("softmax", "sparse_categorical_crossentropy", LOGITS),
+        ("sigmoid", "binary_crossentropy", keras.losses.BinaryCrossentropy(from_logits=True)),
+    ],
+)
+def test_probabilities_are_felt_as_their_logits_are(activation, name, loss):
+    model, x = chain(), images()
+    ends = keras.layers.Activation(activation)
+    probabilities = keras.Sequential([keras.Input((8,)), *model.layers, ends])
+    ours = moments.measure(probabilities, ["d9"], x, name)["d9"].Gamma
+    logits = moments.measure(model, ["d9"], x, loss)["d9"].Gamma
     np.testing.assert_allclose(ours, logits, rtol=1e-2, atol=1e-4 * np.abs(logits).max())
 
 
