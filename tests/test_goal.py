@@ -92,6 +92,7 @@ def test_the_largest_rank_and_the_smallest_size_are_reached(short):
         found = cut(short, parameters=size)
         assert (found.ranks, found.met) == ({"d30": D}, True)
         assert found.network.count_params() == size
+    assert cut(short, parameters=size - 1).ranks == {"d30": EDGES["d30"] - 1}
     found = cut(short, parameters=compress.kept_parameters(short.model, {"d30": 1}) - 1)
     assert (found.ranks, found.met) == ({"d30": 1}, False)
 
@@ -158,7 +159,7 @@ def test_a_lookup_is_not_factorized_for_fewer_multiply_adds():
     assert "words" in cut(seen, fraction=0.5).ranks
 
 
-def test_a_size_that_no_ranks_have_gives_the_nearest_and_says_so(seen):
+def test_a_size_out_of_reach_gives_the_nearest_and_says_so(seen):
     found = cut(seen, parameters=50, evaluate=closeness(seen.model, X))
     assert not found.met
     assert found.ranks == {"d30": 1, "d24": 1, "d20": 1}

@@ -95,12 +95,19 @@ def test_gamma_of_an_output_layer_is_known():
     np.testing.assert_allclose(Gamma, np.diag(p * (1 - p)), atol=0.02)
 
 
-def test_probabilities_are_felt_as_their_logits_are():
-    model = chain()
-    soft = keras.Sequential([keras.Input((8,)), *model.layers, keras.layers.Softmax()])
-    x = images()
-    ours = moments.measure(soft, ["d9"], x, "sparse_categorical_crossentropy")["d9"].Gamma
-    logits = moments.measure(model, ["d9"], x, LOGITS)["d9"].Gamma
+@pytest.mark.parametrize(
+    ("activation", "name", "loss"),
+    [
+        ("softmax", "sparse_categorical_crossentropy", LOGITS),
+        ("sigmoid", "binary_crossentropy", keras.losses.BinaryCrossentropy(from_logits=True)),
+    ],
+)
+def test_probabilities_are_felt_as_their_logits_are(activation, name, loss):
+    model, x = chain(), images()
+    ends = keras.layers.Activation(activation)
+    probabilities = keras.Sequential([keras.Input((8,)), *model.layers, ends])
+    ours = moments.measure(probabilities, ["d9"], x, name)["d9"].Gamma
+    logits = moments.measure(model, ["d9"], x, loss)["d9"].Gamma
     np.testing.assert_allclose(ours, logits, rtol=1e-2, atol=1e-4 * np.abs(logits).max())
 
 
@@ -195,9 +202,12 @@ def test_layers_not_named_are_left_alone_in_any_order():
 
 def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
     model, x = chain(), images(1000)
-    every_fifth = x[::5]
-    C = moments.measure(model, ["d12"], x, samples=200)["d12"].C
-    np.testing.assert_allclose(C, every_fifth.T @ every_fifth / 200, rtol=1e-4, atol=1e-4)
+    some, all_of_some = compress.observe(model, x, samples=200), compress.observe(model, x[::5])
+    for name, factors in some.svds.items():
+        np.testing.assert_allclose(factors.s, all_of_some.svds[name].s, rtol=1e-6)
+    cut, same = some.layer_by_layer(3), all_of_some.layer_by_layer(3)
+    np.testing.assert_allclose(cut(x), same(x), atol=1e-4)
+    assert np.abs(cut(x) - compress.observe(model, x).layer_by_layer(3)(x)).max() > 1e-2
 
 
 def test_batches_fit_in_memory_and_say_how_far_they_are(monkeypatch):
