@@ -430,7 +430,7 @@ def test_track_follows_the_kernel_with_all_D_factors(D):
     layer.set_rank(2)
     layer.kernel.assign(W)
     U, s, Vt = layer.track(steps=9)
-    np.testing.assert_allclose((U * s) @ Vt, truncate(W, D), atol=1e-4)
+    np.testing.assert_allclose((U * s) @ Vt, truncate(W, D), atol=1e-3)
     assert all(map(np.array_equal, (U, s, Vt), (layer.U, layer.s, layer.Vt)))
     once, step = dynamic_layer(W + 0.1, D), layers.subspace_step
     Vt = once.Vt.numpy()

@@ -84,9 +84,10 @@ def _nodes(model):
         for layer in config["layers"]
         for i, node in enumerate(layer["inbound_nodes"])
     }
-    return nodes, *(
-        [*map(tuple, _entries(config[end]))] for end in ("input_layers", "output_layers")
-    )
+    inputs, outputs = (map(tuple, _entries(config[f"{end}_layers"])) for end in ("input", "output"))
+    # Keras counts the calls of a nested functional model from 1 here, from 0 everywhere else.
+    nested = {layer.name for layer in model.layers if isinstance(layer, graph.FUNCTIONAL)}
+    return nodes, [*inputs], [(name, i - (name in nested), output) for name, i, output in outputs]
 
 
 def _entries(ends):
