@@ -25,17 +25,19 @@ def test_networks_of_every_method_are_measured(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_lenet_is_compressed_to_a_size(few, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "SIZES", (13_100,))
-    monkeypatch.setattr(tool, "SAMPLES", 100)
-    tool.print_lenets(few, 1, [0], [])
-    row = capsys.readouterr().out.splitlines()[-1].split("|")
-    most, found = (int(cell.replace(",", "")) for cell in row[2:4])
-    assert 0.9 * most < found <= most == 13_100
+def test_networks_are_cut_to_a_size_in_several_ways(few, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "SIZES", {"lenet": (13_100,), "course": (3000,)})
+    monkeypatch.setattr(tool, "SAMPLES", {"lenet": 300, "course": 300})
+    for name, (size,) in tool.SIZES.items():
+        tool.print_sizes(name, few, 1, 3, [0])
+        for line in capsys.readouterr().out.splitlines()[-4:]:
+            most, found = (int(line.split("|")[i].replace(",", "")) for i in (2, 4))
+            assert 0.9 * most < found <= most == size
 
 
-def test_a_goal_for_the_network_is_met(few, capsys):
-    tool.print_goals(few, 1, [0])
+def test_a_goal_for_the_network_is_met(few, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "LOWER", (0.1,))
+    tool.print_goals(few, 1, 1, 0)
     assert "cannot be met" not in capsys.readouterr().out
 
 

@@ -121,7 +121,7 @@ def anew(network, seed):
     for layer in network.layers:
         if layer.weights:
             gain = 1 if layer.name.endswith("_U") else 2
-            scale = np.sqrt(gain / layer.kernel.shape[0])
+            scale = np.sqrt(gain / np.prod(layer.kernel.shape[:-1]))
             layer.kernel.assign(rng.normal(scale=scale, size=layer.kernel.shape))
     return network
 
