@@ -154,8 +154,8 @@ CHECKS = {
     "1.14": (
         {},
         {"np": but(np, linalg=SimpleNamespace(svd=lambda z: (0, 0, np.eye(3))))},
-        {"np": but(np, maximum=lambda zero, z: z)},
-        {"np": but(np, maximum=lambda zero, z: z - z.mean(axis=1, keepdims=True))},
+        {"np": but(np, maximum=lambda z, zero: z)},
+        {"np": but(np, maximum=lambda z, zero: z - z.mean(axis=1, keepdims=True))},
     ),
     "1.15": (
         {
