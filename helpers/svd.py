@@ -4,6 +4,7 @@ W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_i
 Everything is computed in float64 by LAPACK.
 """
 
+import contextlib
 import numbers
 from typing import NamedTuple
 
@@ -121,9 +122,8 @@ def regress(C, X, W):
     X, W = _finite_matrix(X), _finite_matrix(W)
     if X.shape != W.shape:
         raise ValueError(f"X must be {W.shape}, as W is, not {X.shape}.")
-    # W + ΔW, where r is the ridge that `root` adds to C
-    L, r = root("C", C, len(W)), _ridge("C", np.diagonal(C))
-    return cho_solve((L, True), X + r * W)
+    L, ridge = _root("C", C, len(W))
+    return cho_solve((L, True), X + ridge * W)
 
 
 def _leading(M, D):
@@ -151,24 +151,25 @@ def root(side, M, n):
     Raises:
         ValueError: M is not finite, not (n, n), or has a negative eigenvalue.
     """
-    if M is None:
-        return None
+    return None if M is None else _root(side, M, n)[0]
+
+
+def _root(side, M, n):
+    """`root` of a matrix or a diagonal, and the ridge."""
     M = np.asarray(M, dtype=float)
     if M.shape not in ((n,), (n, n)):
         raise ValueError(f"{side} must be {(n, n)} for this W, not {M.shape}.")
     diagonal = M if M.ndim == 1 else np.diagonal(M)
     if not np.isfinite(M).all():
         raise ValueError(f"expected a finite matrix {side}, not an array of shape {M.shape}.")
-    ridge = _ridge(side, diagonal)
-    try:
-        return np.sqrt(M + ridge) if M.ndim == 1 else cholesky(M + ridge * np.eye(n), lower=True)
-    except np.linalg.LinAlgError:
-        raise ValueError(f"{side} has a negative eigenvalue.") from None
-
-
-def _ridge(side, diagonal):
-    """The number that `root` adds to each eigenvalue of a side's weight."""
-    return max(RIDGE[side] * diagonal.mean(), 1e-30)  # whose root float32 can divide by
+    ridge = max(RIDGE[side] * diagonal.mean(), 1e-30)  # whose root float32 can divide by
+    if M.ndim == 1:
+        return np.sqrt(M + ridge), ridge
+    # Sums of products in float32 can be short of an eigenvalue by some 2e-7 of the largest.
+    for more in (0, 1e-6 * np.linalg.norm(M)):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return cholesky(M + (ridge + more) * np.eye(n), lower=True), ridge + more
+    raise ValueError(f"{side} has a negative eigenvalue.")
 
 
 def truncate(svd, D):

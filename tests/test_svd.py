@@ -233,6 +233,15 @@ def test_regression_is_ridge_regression_towards_the_kernel():
         svd.regress(np.eye(4), W, W)
 
 
+def test_rounding_of_float32_is_no_negative_eigenvalue():
+    C = np.diag([1.0, *[0.0] * 998, -3e-7])
+    found = svd.regress(C, C[:, :1], np.zeros((1000, 1)))
+    assert found[0, 0] == pytest.approx(1, abs=1e-5)
+    C[-1, -1] = -1e-4
+    with pytest.raises(ValueError, match="negative eigenvalue"):
+        svd.regress(C, C[:, :1], np.zeros((1000, 1)))
+
+
 def test_regression_of_rank_one_is_the_best_of_all_directions():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3)) * [2, 1, 0.5]
