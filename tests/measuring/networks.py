@@ -159,7 +159,8 @@ def neurons_by_norm(case):
 def random_neurons(case):
     """Random neurons, equal widths, the next layer regressed."""
     rng = np.random.default_rng(case.seed)
-    kept = {n: np.sort(rng.permutation(1024)[:k]) for n, k in case.widths.items()}
+    every = {name: case.network.get_layer(name).units for name in case.widths}
+    kept = {n: np.sort(rng.permutation(every[n])[:k]) for n, k in case.widths.items()}
     return case.seen.network(kept, {})
 
 
@@ -169,11 +170,8 @@ def interpolative(case):
     Pivoted QR of activations chooses neurons; the next layer gets what they explain of the others,
     without the loss, and without regard to what was cut before.
     """
-    x, _kept, small = (
-        case.digits.x_train[::5],
-        {},
-        model.build(0, width=next(iter(case.widths.values()))),
-    )
+    x = case.digits.x_train[::5]
+    small = model.build(case.seed, width=next(iter(case.widths.values())))
     layers = [layer for layer in case.network.layers if layer.weights]
     fold = np.eye(784)
     for layer, new in zip(layers, (layer for layer in small.layers if layer.weights), strict=True):
