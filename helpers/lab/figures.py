@@ -83,7 +83,8 @@ LAYERS = [_look(BLUE, "o"), _look(ORANGE, "s"), _look(GREEN, "D")]
 LAYERS += [_look(VERMILLION, "^"), _look(PURPLE, "v")]
 HATCHES = "", "///", "...", "xxx"  # of bars, which have no marker
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-ACCURACIES = 0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998, 0.9995
+ACCURACIES = 0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998
+ACCURACIES += 0.999, 0.9995, 0.9998, 0.9999
 BEST = ACCURACIES[-1]  # what is better is drawn there
 
 
@@ -496,7 +497,7 @@ def _draw(ax, x, by_method, xscale, kept, baseline):
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         return
     shares = [""] * len(x) if kept is None else [f"\n{share:.1%}" for share in kept]
-    apart, last = (max(x) / min(x)) ** (1 / 12), 0  # nearer labels would touch
+    apart, last = (max(x) / min(x)) ** (1 / 12), 0  # as below
     ticks = {}
     for value, share in zip(x, shares, strict=True):
         if value >= apart * last:
@@ -513,7 +514,13 @@ def _accuracy_axis(ax, axis, label):
     ax.set(**{f"{axis}scale": "log", f"{axis}label": label})
     line = getattr(ax, f"{axis}axis")
     low, high = np.searchsorted(ACCURACIES, sorted(1 - line.get_view_interval()))
-    shown = np.array(ACCURACIES[max(0, low - 1) : high + 1])  # one tick beyond the data at least
+    within = ACCURACIES[max(0, low - 1) : high + 1]  # one tick beyond the data at least
+    apart = ((1 - within[0]) / (1 - within[-1])) ** (1 / 14)  # nearer labels would touch
+    shown = within[:1]
+    for accuracy in within[1:]:
+        if 1 - shown[-1] >= apart * (1 - accuracy):
+            shown += (accuracy,)
+    shown = np.array(shown)
     line.set_ticks(1 - shown, [f"{a:.4g}%" for a in 100 * shown])
     ax.minorticks_off()
     line.set_inverted(True)
