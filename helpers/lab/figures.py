@@ -477,7 +477,11 @@ def _saved(figure, name, folder, columns=3):
     for ax in figure.axes:
         entries |= zip(*reversed(ax.get_legend_handles_labels()), strict=True)
     if entries:
-        figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+        place, drawing = {"loc": "outside lower center"}, figure.canvas.get_renderer()
+        legend = figure.legend(entries.values(), entries, **place, ncols=columns)
+        if legend.get_window_extent(drawing).width > figure.bbox.width:
+            legend.remove()
+            figure.legend(entries.values(), entries, **place, ncols=columns - 1)
     with write_whole(Path(folder or folder_of_figures()) / f"{name}.png") as temporary:
         # No software version in the file: the same picture is the same bytes.
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
