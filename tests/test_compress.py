@@ -73,12 +73,41 @@ def test_copies_are_compiled_as_the_model_is(make):
         assert copy.compiled
         assert isinstance(copy.optimizer, keras.optimizers.SGD)
 
-    def own_loss(labels, outputs):
-        return keras.ops.mean(outputs)
+        assert not copy.optimizer.built
 
-    model.compile("sgd", own_loss)
-    with pytest.raises(ValueError, match="register it by"):
-        compress.truncate(model, 2)
+
+def own_loss(labels, outputs):
+    return keras.ops.mean(outputs)
+
+
+class OwnOptimizer(keras.optimizers.SGD):
+    def __init__(self, what):
+        super().__init__()
+
+
+def test_what_keras_cannot_make_anew_is_shared_or_left_out():
+    model, x = sequential(), np.ones((4, 7), "float32")
+    model.compile(keras.optimizers.Adam(0.02), own_loss, metrics=[own_loss, "mse"])
+    model.fit(x, np.ones((4, 3)), verbose=0)
+    copy = compress.truncate(model, 2)
+    assert copy.loss is own_loss
+    assert copy.optimizer is not model.optimizer
+    assert float(copy.optimizer.learning_rate) == pytest.approx(0.02)
+    copy.fit(x, np.ones((4, 3)), verbose=0)
+    model.compile(OwnOptimizer("x"), own_loss)
+    with pytest.warns(UserWarning, match="compile the copy"):
+        assert not compress.truncate(model, 2).compiled
+
+
+def test_a_copy_of_a_trained_model_is_smaller_on_disk(tmp_path):
+    model = keras.Sequential([keras.Input((99,)), Dense(99), Dense(3)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 99), "float32"), np.ones((4, 3)), verbose=0)
+    for net, name in ((model, "model"), (compress.factorize(model, 2), "small")):
+        net.save(tmp_path / f"{name}.keras")
+    sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in ("small", "model")]
+    assert sizes[0] < sizes[1]
+    assert not compress.factorize(model, 2).optimizer.built
 
 
 def test_beyond_break_even_a_layer_is_left_alone():

@@ -198,7 +198,7 @@ def test_any_shape_and_what_lies_between_is_one_where_some_feed_nothing(form, n,
     assume(not (flat and "zeros" in names))  # what flattened zeros feed belongs to no neuron
     end = L.Flatten() if flat else L.GlobalAveragePooling2D(data_format=form)
     a = L.Conv2D(n, size, data_format=form, bias_initializer="normal", name="a")
-    model = trained(chain(a, *between, end, L.Dense(4, name="b"), shape=(9, 10, 11)))
+    model = trained(chain(a, *between, end, L.Dense(4, name="b"), shape=(19, 20, 21)))
     links, _stay = neurons.links(model, ["a"])
     kept = {"a": np.flatnonzero(np.arange(n) % 3 != 1)}
     x = images(model, 3)

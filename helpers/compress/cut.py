@@ -9,6 +9,7 @@ from ..backend import keras
 from ..layers import DynamicDense
 from . import graph, kinds
 from .flow import output_layers
+from .merged import whole
 
 
 def hidden_layers(model):
@@ -78,7 +79,8 @@ def factorize(model, D, svds=None, balanced=False):
     U_D (n_in, D) is linear and has no bias; Vt_D (D, n_out) has the layer's bias and activation.
     They are named after the layer, with _U and _Vt appended. All are plain Keras layers, without
     what constrains W, and give the outputs of `truncate`. Where two factors would not save
-    parameters (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D.
+    parameters (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D. Pairs that
+    the model has already are merged first (`helpers.compress.merge`).
 
     Args:
         model, D, svds: as for `truncate`.
@@ -91,6 +93,7 @@ def factorize(model, D, svds=None, balanced=False):
     Raises:
         ValueError: as for `truncate`.
     """
+    model = whole(model)
     cuts = _cuts(model, D, svds)
     return graph.copy(model, {name: pair(cut, balanced) for name, cut in cuts.items()})
 
@@ -136,6 +139,7 @@ def kept_parameters(model, ranks):
     Returns:
         int, numbers to store.
     """
+    model = whole(model)
     total = model.count_params()
     for name, kind in chosen(model, ranks).items():
         n_in, n_out = kind.shape

@@ -3,14 +3,61 @@
 from ..backend import keras, tf
 
 
-def surprise(loss):
+def surprises(model, loss, weights=None):
+    """For each output of a model, a function (outputs, seed) → its loss, summed, at drawn labels.
+
+    Args:
+        model: a built Keras model.
+        loss: as `model.compile` takes it: one for all outputs, a list, or a dict by their names;
+            an output whose loss is None is not felt.
+        weights: of the losses, in the same way.
+
+    Raises:
+        ValueError: these are not as many as the outputs, or name others; labels cannot be drawn.
+    """
+    losses, weights = _by_output(model, "losses", loss), _by_output(model, "weights", weights)
+    if not any(one is not None for one in losses.values()):
+        raise ValueError(f"none of the outputs {[*losses]} has a loss.")
+
+    def felt(name, one):
+        if one is None:
+            return lambda outputs, seed: 0.0
+        surprise, weight = _surprise(one, name), weights[name]
+        weight = 1.0 if weight is None else float(weight)
+        return lambda outputs, seed: weight * surprise(outputs, seed)
+
+    return [felt(name, one) for name, one in losses.items()]
+
+
+def _by_output(model, what, given):
+    """{name of an output: what is given for it}."""
+    names = getattr(model, "output_names", [model.layers[-1].name])  # a Sequential has none
+    if isinstance(given, dict):
+        if unknown := [name for name in given if name not in names]:
+            raise ValueError(f"there are {what} for {unknown}; the outputs are {names}.")
+        return {name: given.get(name) for name in names}
+    if not isinstance(given, (list, tuple)):
+        return dict.fromkeys(names, given)
+    if len(given) != len(names):
+        raise ValueError(f"there are {len(given)} {what} for the outputs {names}.")
+    return dict(zip(names, given, strict=True))
+
+
+def _surprise(loss, name):
     """A function (outputs, seed) → the loss, summed, at labels drawn from the outputs."""
     loss = keras.losses.get(loss)
     options = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     logits, axis = options.get("from_logits", False), options.get("axis", -1)
 
+    def refuse_if(improbable):
+        if improbable:
+            raise ValueError(f"the output {name} is no probability: logits need from_logits=True.")
+
     def categorical(outputs, seed):
         outputs = keras.ops.moveaxis(outputs, axis, -1)
+        if not logits:
+            off = tf.reduce_max(abs(tf.reduce_sum(outputs, axis=-1) - 1))
+            refuse_if(off > 0.02 or tf.reduce_min(outputs) < 0)
         log_p = tf.nn.log_softmax(outputs) if logits else tf.math.log(outputs + 1e-7)
         rows = tf.reshape(log_p, (-1, log_p.shape[-1]))
         # Gumbel's maximum: what stateless_categorical draws changes with the number of threads.
@@ -20,6 +67,7 @@ def surprise(loss):
 
     def binary(outputs, seed):
         p = tf.sigmoid(outputs) if logits else outputs
+        refuse_if(tf.reduce_min(p) < 0 or tf.reduce_max(p) > 1)
         drawn = tf.random.stateless_uniform(tf.shape(p), (seed, 0), dtype=p.dtype) < p
         p = tf.clip_by_value(p, 1e-7, 1 - 1e-7)
         return -tf.reduce_sum(tf.math.log(tf.where(drawn, p, 1 - p)))

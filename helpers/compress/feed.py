@@ -1,6 +1,8 @@
 """Which inputs does a network get to see, and in what batches?"""
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,16 +17,20 @@ QUIET = 5  # seconds before there is a line of progress
 
 
 def chosen(model, inputs, samples):
-    """So many of the inputs, evenly spread: a list of arrays, one for each input of the model.
+    """So many of the inputs: a list of arrays, one for each input of the model.
 
     Args:
         model: a built Keras model.
-        inputs: of the model, as for `model.predict`: an array, a list or a dict of arrays.
+        inputs: of the model, as for `model.fit`: an array, a list or a dict of arrays, of which
+            some are taken, evenly spread; or a tf.data.Dataset, a keras.utils.PyDataset or a
+            generator of batches, alone or with labels, of which the first are taken.
         samples: how many, at most.
 
     Raises:
         ValueError: the inputs do not fit the model, or one another.
     """
+    if isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, Iterator)):
+        inputs = _first(inputs, samples)
     takes_dict = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
     if isinstance(inputs, dict) and not takes_dict:
         names = [tensor.name for tensor in model.inputs]
@@ -44,6 +50,24 @@ def chosen(model, inputs, samples):
         raise ValueError(f"all inputs must be equally many, these are {[n, *others]}.")
     every = np.linspace(0, n, min(samples, n), endpoint=False).astype(int)
     return [array[every] for array in arrays]
+
+
+def _first(dataset, samples):
+    """The first inputs of a dataset, arrays in the structure of its batches, without labels."""
+    found, n, batches = [], 0, dataset
+    if isinstance(dataset, keras.utils.PyDataset):  # it may have no end
+        count = dataset.num_batches
+        batches = map(dataset.__getitem__, itertools.count() if count is None else range(count))
+    for batch in batches:
+        x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+        found.append(keras.tree.map_structure(np.asarray, x))
+        n += len(keras.tree.flatten(found[-1])[0])
+        if n >= samples:
+            break
+    if not found:
+        raise ValueError("the dataset gives no batch.")
+    together = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *found)
+    return keras.tree.map_structure(lambda array: array[:samples], together)
 
 
 def batches(arrays, doing, probe, model, instead=None):

@@ -134,6 +134,15 @@ class Dense:
         first = self.like(**self.named("U"), **{self.width: D}, **self.linear)
         return first, self.like(**self.named("Vt"))
 
+    def merged(self, second):
+        """The one layer, and its weights, of this factor and the second: `pair` undone."""
+        layer = second.like(name=self.layer.name.removesuffix("_U"), **self.window(second.layer))
+        return layer, [np.matmul(self.kernel, second.kernel), *second.bias]
+
+    def window(self, second):
+        """Options of `merged` that belong to both layers."""
+        return {}
+
     @property
     def free(self):
         """Options of a layer with another matrix: nothing of what is said of the entries of W.
@@ -200,6 +209,12 @@ class Conv(Dense):
     def _channels_last(self, z):
         first = self.layer.data_format == "channels_first"
         return np.moveaxis(_array(z), 1, -1) if first else _array(z)
+
+    def window(self, second):
+        names = "kernel_size", "strides", "dilation_rate"
+        sides = {n: (getattr(self.layer, n), getattr(second, n)) for n in names}
+        larger = {n: tuple(map(max, *both)) for n, both in sides.items()}
+        return larger | {"padding": self.layer.padding}
 
     def factors(self, D):
         first, _ = super().factors(D)
@@ -307,6 +322,11 @@ class Embedding(Dense):
         options |= {"activity_regularizer": self.layer.activity_regularizer, "name": name}
         options["trainable"] = self.layer.trainable
         return first, keras.layers.Dense(self.shape[1], use_bias=False, **options)
+
+    def merged(self, second):
+        kernel, name = np.matmul(self.kernel, second.kernel), self.layer.name.removesuffix("_U")
+        options = {"activity_regularizer": second.layer.activity_regularizer, "name": name}
+        return self.like(output_dim=kernel.shape[1], **options), [kernel]
 
 
 KINDS = {

@@ -33,7 +33,7 @@ class Regression(NamedTuple):
     X: np.ndarray  # cov(x, z) (n_in, n_out)
 
 
-def measure(model, names, inputs, loss=None, samples=SAMPLES):
+def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     """C and Γ of layers, measured in one pass over the inputs.
 
         C = E[xᵀx],    Γ = E[gᵀg],    g = ∂loss/∂z,    z = x W + b
@@ -48,8 +48,10 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
         model: a built Keras model, Sequential or functional; not changed.
         names: of layers that multiply by a matrix (`helpers.compress.graph.compressible`).
         inputs: of the model, as for `model.predict`.
-        loss: a Keras loss or its name: cross-entropy or mean squared error; None: no Γ.
-        samples: how many of the inputs are used, evenly spread.
+        loss: a Keras loss or its name: cross-entropy or mean squared error; several outputs may
+            have several (`helpers.compress.drawn.surprises`). None: no Γ.
+        samples: how many of the inputs are used.
+        weights: of the losses.
 
     Returns:
         {layer name: Moments}.
@@ -62,7 +64,7 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
     curvature, ICML 2015; for patches, Grosse and Martens, ICML 2016.
     """
     inputs = feed.chosen(model, inputs, samples)
-    surprise = None if loss is None else drawn.surprise(loss)
+    surprises = None if loss is None else drawn.surprises(model, loss, weights)
     layers = graph.leaves(model)
     probe = watch.watched(model, {name: kinds.of(layers[name]) for name in names})
     views = {name: view for name, (_, view, _) in probe.parts.items()}
@@ -71,13 +73,14 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
     for k, batch in enumerate(batches):
         with tf.GradientTape() as tape:
             outputs, xs, zs = probe.run(batch, tape)
-            if surprise is not None:  # each output's labels are drawn apart
+            if surprises is not None:  # each output's labels are drawn apart
                 seeds = range(k * len(outputs), (k + 1) * len(outputs))
-                felt = sum(map(surprise, outputs, seeds))
+                each = zip(surprises, outputs, seeds, strict=True)
+                felt = sum(surprise(z, seed) for surprise, z, seed in each)
                 if not np.isfinite(felt):
                     raise ValueError(NOT_FINITE)
         gradients = {name: [] for name in names}
-        if surprise is not None:
+        if surprises is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
         for name, view in views.items():
             for x in xs[name]:
@@ -94,7 +97,7 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
     n = len(inputs[0])
     found = {}
     for name, (C, Gamma, mean) in sums.items():
-        Gamma = None if surprise is None else views[name].spread(Gamma / n)
+        Gamma = None if surprises is None else views[name].spread(Gamma / n)
         found[name] = Moments(C / rows[name], Gamma, mean / rows[name])
     return found
 

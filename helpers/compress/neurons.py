@@ -127,7 +127,9 @@ def _marked(kind, between, consumer, layers):
         elif np.ndim(getattr(layer, "scale", 0)) or np.ndim(getattr(layer, "offset", 0)):
             raise Stay(f"they go to {path}")
         elif type(layer) in MOVING:
-            marks = np.rint(_with(layer, [], dtype="float32")[0](marks))
+            move = _with(layer, [], dtype="float32")[0]
+            moved, share = (np.asarray(move(a.astype("float32"))) for a in (marks, marks > 0))
+            marks = np.rint(moved / np.maximum(share, 1e-9))  # padding has its share of a mean
         if type(layer) is L.Reshape:
             varies = [a for a in range(1, marks.ndim) if np.ptp(marks, axis=a).any()]
             if len(varies) > 1 or None in kind.layer.output.shape[1:]:
