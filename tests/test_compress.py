@@ -392,3 +392,112 @@ def test_a_layer_that_cannot_be_made_anew_is_named():
     model = keras.Model(start, Dense(3)(Dense(9)(twice(start))))
     with pytest.raises(ValueError, match="the layer twice cannot be made anew"):
         compress.truncate(model, 2)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Transposing(keras.layers.Layer):
+    """Uses the kernel of another layer, the other way round."""
+
+    def __init__(self, dense, **options):
+        super().__init__(**options)
+        self.dense = dense
+
+    def get_config(self):
+        return super().get_config() | {"dense": keras.saving.serialize_keras_object(self.dense)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("dense")), **config)
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.dense.kernel)
+
+
+def test_weights_that_two_layers_hold_are_refused_by_both_names():
+    x = keras.Input((10,))
+    encoder = Dense(4, "relu", name="encoder")
+    h = encoder(x)
+    model = keras.Model(x, Transposing(encoder, name="decoder")(h))
+    for cut in (
+        lambda: compress.factorize(model, 1),
+        lambda: compress.observe(model, np.ones((200, 10), "float32")),
+    ):
+        with pytest.raises(ValueError, match="encoder and decoder hold the same weights"):
+            cut()
+
+
+class Unconfigured(keras.layers.Layer):
+    def __init__(self, what):
+        super().__init__()
+
+    def call(self, x):
+        return x
+
+
+def test_a_layer_without_configuration_is_one_sentence():
+    x = keras.Input((4,))
+    model = keras.Model(x, Dense(3)(Unconfigured(9)(Dense(5)(x))))
+    with pytest.raises(ValueError, match="cannot be made anew"):
+        compress.factorize(model, 1)
+
+
+def wide():
+    options = {"activation": "relu", "bias_initializer": "normal"}
+    hidden = [Dense(256, name="fc1", **options), Dense(256, name="fc2", **options)]
+    return keras.Sequential([keras.Input((200,)), *hidden, Dense(4, name="out")])
+
+
+def test_what_was_cut_is_cut_again_as_if_once():
+    model, x = wide(), np.random.default_rng(0).normal(size=(500, 200)).astype("float32")
+    once = compress.factorize(model, 64)
+    twice, direct = compress.factorize(once, 16), compress.factorize(model, 16)
+    assert twice.count_params() == direct.count_params()
+    np.testing.assert_allclose(twice(x), direct(x), atol=1e-3)
+    assert {row.layer for row in compress.report(model, twice).rows} == {"fc1", "fc2", "out"}
+    report = compress.report(once, twice)
+    assert report.rows[0].parameters == (64 * 456 + 256, 16 * 456 + 256)
+    seen = compress.observe(once, x, "mse")
+    found = seen.cut(parameters=12_000)
+    assert found.met
+    assert found.network.count_params() <= 12_000
+    assert {
+        layer.name.removesuffix("_U").removesuffix("_Vt") for layer in found.network.layers
+    } == {
+        "fc1",
+        "fc2",
+        "out",
+    }
+    assert seen.cut(fraction=1).network.count_params() <= once.count_params()
+    merged = compress.merge(once)
+    assert [layer.name for layer in merged.layers] == ["fc1", "fc2", "out"]
+    np.testing.assert_allclose(merged(x), once(x), atol=1e-3)
+
+
+def test_nothing_to_cut_is_said_with_reasons():
+    x = keras.Input((6, 4))
+    model = keras.Model(x, Dense(3, name="out")(keras.layers.SimpleRNN(5, name="memory")(x)))
+    seen = compress.observe(model, np.ones((200, 6, 4), "float32"))
+    with pytest.raises(ValueError, match=r"nothing can be cut: memory: recurrent.*out: it gives"):
+        seen.cut(fraction=0.5)
+
+
+def test_a_text_model_and_an_upsampling_one_are_cut_to_half():
+    L, rng = keras.layers, np.random.default_rng(0)
+    tokens = keras.Input((12,), dtype="int32")
+    h = L.Embedding(50, 16, mask_zero=True, name="words")(tokens)
+    h = L.Bidirectional(L.GRU(12, return_sequences=True), name="both")(h)
+    text = keras.Model(tokens, Dense(3, name="out")(L.LSTM(20, name="last")(h)))
+    image = keras.Input((8, 8, 3))
+    h = L.Conv2D(16, 3, 2, "same", activation="relu", name="down")(image)
+    h = L.Conv2DTranspose(12, 3, 2, "same", activation="relu", name="up")(h)
+    images = keras.Model(image, L.Conv2D(2, 1, name="out")(h))
+    for model, x in (
+        (text, rng.integers(0, 50, (300, 12))),
+        (images, rng.normal(size=(300, 8, 8, 3)).astype("float32")),
+    ):
+        seen = compress.observe(model, x, "mse")
+        found = seen.cut(fraction=0.5)
+        assert found.met
+        assert found.network.count_params() <= model.count_params() / 2
+        assert np.isfinite(found.network.predict(x, verbose=0)).all()
+        assert str(compress.report(model, found.network, seen))

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..backend import keras
 from ..progress import Line
-from . import graph, watch
+from . import graph, kinds, watch
+from .flow import output_layers
 from .share import priced, share, whole_price
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
@@ -67,6 +68,8 @@ class _Search:
         self.size = _multiply_adds if counted else (lambda network: network.count_params())
         adds = watch.multiply_adds(seen.whole) if counted else None
         self.parts = seen.parts(**what, adds=adds)
+        if not any(len(part.values) + len(part.neurons) for part in self.parts.values()):
+            raise ValueError(f"nothing can be cut: {_reasons(seen)}.")
         self.rest = self.size(seen.whole) - whole_price(self.parts)  # that no cut changes
         self.curve = []
 
@@ -114,6 +117,16 @@ class _Search:
             else:
                 low = max(low, self.rest + shared.price)
         return found._replace(curve=sorted(self.curve))
+
+
+def _reasons(seen):
+    """Why each layer with weights stays as it is."""
+    layers = graph.leaves(seen.whole).items()
+    found = {path: kinds.refusal(layer) for path, layer in layers if layer.weights}
+    outputs = output_layers(seen.whole)
+    found |= {path: "it gives the outputs" for path in outputs if not found.get(path)}
+    found |= {path: "not chosen" for path, why in found.items() if not why}
+    return "; ".join(f"{path}: {why}" for path, why in found.items())
 
 
 def _of_energy(parts, goal, multiple):

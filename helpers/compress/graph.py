@@ -164,10 +164,14 @@ def _copy(model, new):
     def call(layer, *inputs, **arguments):
         if chains[id(layer)] == [layer]:
             return layer(*inputs, **arguments)
-        x, *_ = inputs or arguments.values()
-        for part in chains[id(layer)]:
+        if inputs:
+            x, *others = inputs
+        else:
+            x, others = arguments.pop(next(iter(arguments))), []
+        *chain, last = chains[id(layer)] or [keras.layers.Identity()]
+        for part in chain:
             x = part(x)
-        return x
+        return last(x, *others, **arguments) if chains[id(layer)] else x
 
     plain = keras.Model(model.input, model.output, name=model.name)  # clone_model would compile
     return keras.models.clone_model(plain, clone_function=first, call_function=call)

@@ -15,13 +15,18 @@ from .flow import flow
 
 L = keras.layers
 # Layers that treat each neuron alone: those that keep its place, and those that may move it.
-IN_PLACE = [L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity, L.Rescaling, L.Dropout]
-IN_PLACE += [L.SpatialDropout1D, L.SpatialDropout2D, L.AlphaDropout, L.GaussianNoise]
-IN_PLACE += [L.GaussianDropout, L.ActivityRegularization, L.BatchNormalization]
-MOVING = [L.MaxPooling1D, L.MaxPooling2D, L.AveragePooling1D, L.AveragePooling2D]
-MOVING += [L.GlobalMaxPooling1D, L.GlobalMaxPooling2D]
-MOVING += [L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.ZeroPadding1D, L.ZeroPadding2D]
-MOVING += [L.Cropping1D, L.Cropping2D, L.UpSampling1D, L.UpSampling2D, L.Flatten, L.Reshape]
+IN_PLACE = [L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity, L.Rescaling]
+IN_PLACE += [L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D]
+IN_PLACE += [L.AlphaDropout, L.GaussianNoise, L.GaussianDropout]
+IN_PLACE += [L.ActivityRegularization, L.BatchNormalization]
+MOVING = [L.Flatten, L.Reshape]
+MOVING += [L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D]
+MOVING += [L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D]
+MOVING += [L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D]
+MOVING += [L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D]
+MOVING += [L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D]
+MOVING += [L.Cropping1D, L.Cropping2D, L.Cropping3D]
+MOVING += [L.UpSampling1D, L.UpSampling2D, L.UpSampling3D]
 
 
 class Link(NamedTuple):
@@ -64,7 +69,9 @@ def links(model, paths):
 
 
 def _link(path, layers, calls):
-    own = calls.calls(path)
+    own, kind = calls.calls(path), kinds.of(layers[path])
+    if kind.stays:
+        raise Stay(kind.stays)
     ends = {_follow(call, layers, calls) for call in own}
     if len(ends) > 1:
         consumers = sorted({consumer for consumer, _ in ends})
@@ -81,7 +88,7 @@ def _link(path, layers, calls):
             raise Stay(f"they go to {other}, in another model")
     if not _is_alone(getattr(layers[path], "activation", None)):
         raise Stay("their activation compares them with one another")
-    return _marked(kinds.of(layers[path]), [(p, layers[p]) for p in between], consumer, layers)
+    return _marked(kind, [(p, layers[p]) for p in between], consumer, layers)
 
 
 def _follow(call, layers, calls):
@@ -115,7 +122,7 @@ def _is_alone(activation):
 
 def _marked(kind, between, consumer, layers):
     """The Link that is seen where each neuron gives its own number, from 1, wherever it goes."""
-    consumer_kind, count = kinds.of(layers[consumer]), kind.kernel.shape[-1]
+    consumer_kind, count = kinds.of(layers[consumer]), kind.kernel.shape[kind.out_axis]
     shape = [1, *(size or 8 for size in kind.layer.output.shape[1:])]
     along = np.ones(len(shape), int)
     along[kind.axis] = count
@@ -136,7 +143,7 @@ def _marked(kind, between, consumer, layers):
                 raise Stay(f"{path} mixes them")
             shapes[path] = tuple(-1 if a in varies else n for a, n in enumerate(marks.shape))[1:]
     entries = _neurons(marks, consumer_kind.axis, count)
-    if len(entries) != consumer_kind.kernel.shape[-2]:
+    if len(entries) != consumer_kind.kernel.shape[consumer_kind.in_axis]:
         raise Stay("they are mixed on their way")
     return Link(consumer, count, entries, vectors, shapes)
 
@@ -168,11 +175,13 @@ def narrow(model, links, kept):
         kind = kinds.of(layers[path])
         kernel, bias = np.asarray(kind.kernel), [np.asarray(b) for b in kind.bias]
         if path in kept:
-            kernel, bias = kernel[..., kept[path]], [b[kept[path]] for b in bias]
+            kernel = np.take(kernel, kept[path], axis=kind.out_axis)
+            bias = [b[kept[path]] for b in bias]
         if path in inputs:
             source = inputs[path]
-            kernel = np.compress(np.isin(links[source].entries, kept[source]), kernel, axis=-2)
-        chains[path] = [(kind.like(**kind.free, **{kind.width: kernel.shape[-1]}), [kernel, *bias])]
+            stays = np.isin(links[source].entries, kept[source])
+            kernel = np.compress(stays, kernel, axis=kind.in_axis)
+        chains[path] = [kind.resized(kernel, bias)]
     for path, neurons in kept.items():
         for other, entries in links[path].vectors.items():
             stays = np.isin(entries, neurons)

@@ -120,8 +120,10 @@ def _row(path, layer, parts, adds, seen, is_output):
         return Row(path, type(layer).__name__, *[None] * 6, count, costs, reason)
     kind, parts = kinds.of(layer), [*parts[1].values()]
     edge, rank = svd.break_even_rank(kind.shape), _rank(kind, parts)
-    widths = kind.kernel.shape[-1], parts[-1].weights[0].shape[-1]
-    same = widths[0] == widths[1] and kind.kernel.shape[-2] == parts[0].weights[0].shape[-2]
+    first, last = kinds.of(parts[0]), kinds.of(parts[-1])
+    widths = tuple(view.kernel.shape[view.out_axis] for view in (kind, last))
+    inputs = [view.kernel.shape[view.in_axis] for view in (kind, first)]
+    same = widths[0] == widths[1] and inputs[0] == inputs[1]
     factors = seen.svds.get(path) if seen else None
     kept = None
     if rank is not None and same:
