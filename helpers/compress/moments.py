@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import svd
 from ..backend import tf
 from . import drawn, feed, graph, kinds, watch
 
@@ -17,9 +18,10 @@ class Moments(NamedTuple):
     """C = E[xᵀx] (n_in, n_in) over a layer's inputs x, and Γ = E[gᵀg] (n_out, n_out), or None.
 
     Of an embedding, whose inputs are unit vectors, C is the diagonal (n_in,): how often each comes.
+    Of fewer rows than n_in, C is helpers.svd.Rows.
     """
 
-    C: np.ndarray
+    C: np.ndarray | svd.Rows
     Gamma: np.ndarray
     mean: np.ndarray  # E[x] (n_in,)
 
@@ -29,8 +31,8 @@ class Regression(NamedTuple):
 
     x: np.ndarray  # mean (n_in,)
     z: np.ndarray  # mean (n_out,)
-    C: np.ndarray  # cov(x) (n_in, n_in)
-    X: np.ndarray  # cov(x, z) (n_in, n_out)
+    C: np.ndarray | svd.Rows  # cov(x) (n_in, n_in), or x without its mean
+    X: np.ndarray  # cov(x, z) (n_in, n_out), or z without its mean (n, n_out)
 
 
 def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
@@ -69,6 +71,7 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     probe = watch.watched(model, {name: kinds.of(layers[name]) for name in names})
     views = {name: view for name, (_, view, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
+    few = {}  # {name of a layer that gets fewer rows than n_in: all of them}
     batches = feed.batches(inputs, "measuring what the layers see", probe, probe.model)
     for k, batch in enumerate(batches):
         with tf.GradientTape() as tape:
@@ -79,12 +82,23 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
                 felt = sum(surprise(z, seed) for surprise, z, seed in each)
                 if not np.isfinite(felt):
                     raise ValueError(NOT_FINITE)
+        if not k:
+            share = len(batch[0]) / len(inputs[0])
+            few = {
+                name: []
+                for name, view in views.items()
+                if _are_few(view, xs[name], zs[name], share)
+            }
         gradients = {name: [] for name in names}
         if surprises is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
         for name, view in views.items():
             for x in xs[name]:
-                C, total, n = view.second_moment(x)
+                if name in few:
+                    few[name].append(view.rows(x))
+                    C, total, n = np.zeros(()), few[name][-1].sum(0), len(few[name][-1])
+                else:
+                    C, total, n = view.second_moment(x)
                 sums[name][0] += C.astype(float)
                 sums[name][2] += total.astype(float)
                 rows[name] += n
@@ -98,8 +112,17 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     found = {}
     for name, (C, Gamma, mean) in sums.items():
         Gamma = None if surprises is None else views[name].spread(Gamma / n)
-        found[name] = Moments(C / rows[name], Gamma, mean / rows[name])
+        C = svd.Rows(np.concatenate(few[name])) if name in few else C / rows[name]
+        found[name] = Moments(C, Gamma, mean / rows[name])
     return found
+
+
+def _are_few(view, xs, zs, share):
+    """Are all rows, of which these are a share, fewer than n_in?"""
+    if isinstance(view, kinds.Embedding):
+        return False
+    rows = sum(view.count(z, x)[1] for z, x in zip(zs, xs, strict=True))
+    return rows / share < view.shape[0]
 
 
 def regression(before, after, name, inputs):
@@ -117,10 +140,12 @@ def regression(before, after, name, inputs):
     W = whole.matrix()
     (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
     seen = [], []
-    n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
+    n, sums, middles, few = 0, [0.0, 0.0, 0.0, 0.0], None, None
     probe, doing = before.alone(name), f"cutting {name}"
     for pair in feed.batches(inputs, doing, probe, before.model, first + second):
-        (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
+        (_, uncut, _), (_, cut, zs) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
+        if middles is None and _are_few(view, cut[name], zs[name], len(pair[0]) / len(inputs[0])):
+            few = [], []
         for x, was in zip(cut[name], uncut[name], strict=True):
             if np.size(x) / len(pair[0]) * len(inputs[0]) <= KEPT:
                 seen[0].append(was)
@@ -130,12 +155,20 @@ def regression(before, after, name, inputs):
                 middles = [rows.mean(0) * bool(view.bias) for rows in (x, was)]
             x, was = x - middles[0], was - middles[1]
             n += len(x)
-            for i, part in enumerate((x.sum(0), was.sum(0), x.T @ x, x.T @ was)):
+            parts = [x.sum(0), was.sum(0)]
+            if few is None:
+                parts += [x.T @ x, x.T @ was]
+            else:
+                few[0].append(x)
+                few[1].append(was)
+            for i, part in enumerate(parts):
                 sums[i] = sums[i] + part.astype(float)
     for network, xs in zip((before, after), seen, strict=True):
         network.keep(name, xs)
-    x, z, C, X = (part / n for part in (sums[0], sums[1] @ W, sums[2], sums[3] @ W))
-    if not view.bias:
-        x, z = 0 * x, 0 * z
+    x, z = sums[0] / n * bool(view.bias), sums[1] @ W / n * bool(view.bias)
     means = x + middles[0], z + middles[1] @ W
+    if few is not None:
+        every = [np.concatenate(rows).astype(float) for rows in few]
+        return Regression(*means, svd.Rows(every[0] - x), every[1] @ W - z)
+    C, X = sums[2] / n, sums[3] @ W / n
     return Regression(*means, C - np.outer(x, x), X - np.outer(x, z))

@@ -46,6 +46,10 @@ def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES, loss
     every = cut.chosen(whole, [n for n in graph.compressible(whole) if n in {*chosen, *fed}])
     inputs = feed.chosen(model, inputs, samples)
     seen = moments.measure(whole, list(every), inputs, loss, samples, loss_weights)
+    for name, link in [*links.items()]:
+        if isinstance(C := seen[link.consumer].C, svd.Rows):
+            stay[name] = f"its neurons stay: {len(C.x)} rows are too few for {C.x.shape[1]} inputs"
+            del links[name]
     return Observed(model, whole, [*chosen], every, links, stay, inputs, seen)
 
 
@@ -181,7 +185,7 @@ class Observed:
             outputs = self._columns(name, kept)
             Gamma = Gamma if Gamma is None else Gamma[np.ix_(outputs, outputs)]
             W, bias, fit = view.matrix(), view.bias, None
-            if C.ndim > 1:  # of an embedding no cut before it changes the tokens
+            if isinstance(C, svd.Rows) or C.ndim > 1:  # of an embedding no cut before it changes the tokens
                 fit = moments.regression(self._uncut, becoming, name, self._inputs)
                 C, z = fit.C, fit.z[outputs]
                 W = svd.regress(C, fit.X[:, outputs], W)
