@@ -1,7 +1,7 @@
 """Linear algebra alone: truncation, weighted or not, energy, sizes of factors, edge of the noise.
 
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
-Everything is computed in float64 by LAPACK.
+Everything is computed in float64, by LAPACK or, for a few terms of many, by ARPACK.
 """
 
 import contextlib
@@ -9,10 +9,11 @@ import numbers
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 from scipy.sparse.linalg import svds
 from threadpoolctl import threadpool_limits
 
+LARGE = 2000  # if the shorter side is as long, many leading terms are found by squaring the matrix
 RIDGE = {"C": 1e-4, "Gamma": 1e-2}  # of the mean eigenvalue, added to each of them
 
 
@@ -70,7 +71,8 @@ def decompose(W, C=None, Gamma=None, D=None):
     Args:
         W: matrix (n_in, n_out), finite.
         C: symmetric positive semidefinite (n_in, n_in), or its diagonal (n_in,) if all else is 0,
-            or Rows; the identity by default. Of Rows, only terms that they tell apart are computed.
+            or Rows; the identity by default. With Rows, only the terms that they determine are
+            computed, and W is kept on what they span.
         Gamma: Γ, as C, (n_out, n_out) or (n_out,); the identity by default.
         D: compute the D leading terms alone, which takes less time; all by default.
 
@@ -110,7 +112,7 @@ def _decompose_by_rows(W, x, R, D):
     W = W if R is None else W * R if R.ndim == 1 else W @ R
     _, s, Pt = _leading(x @ W / np.sqrt(len(x)), D)
     s, Pt = (a[: max(1, np.sum(s > 1e-7 * s[0]))] for a in (s, Pt))
-    U = W @ Pt.T / np.maximum(s, 1e-30)
+    U = W @ Pt.T / np.where(s > 0, s, 1)
     if R is not None:
         Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
     return SVD(U, s, Pt)
@@ -152,13 +154,32 @@ def regress(C, X, W):
 
 def _leading(M, D):
     """The D leading terms of the SVD of M, or all."""
-    if D is None or full_svd_is_faster(M.shape, check_rank(D)) or not M.any():
+    D = D and check_rank(D)
+    if D is not None and min(M.shape) >= LARGE and 20 * D > min(M.shape) >= 2 * D:
+        U, s, Vt = _by_squares(M, D) if M.shape[0] >= M.shape[1] else _turned(_by_squares(M.T, D))
+        if s[-1] > 1e-5 * s[0]:  # below, squares are lost in rounding
+            return U, s, Vt
+    if D is None or full_svd_is_faster(M.shape, D) or not M.any():
         U, s, Vt = np.linalg.svd(M, full_matrices=False)
         return U[:, :D], s[:D], Vt[:D]
     start = np.random.default_rng(0).normal(size=min(M.shape))  # the same for the same M
     with threadpool_limits(1, "blas"):  # of many small products, threads would wait for threads
         U, s, Vt = svds(M, k=D, v0=start)
     return U[:, ::-1], s[::-1], Vt[::-1]
+
+
+def _turned(factors):
+    U, s, Vt = factors
+    return Vt.T, s, U.T
+
+
+def _by_squares(M, D):
+    """The D leading terms of the SVD of a tall M, by the eigenvectors of MᵀM."""
+    n = M.shape[1]
+    squares, V = eigh(M.T @ M, subset_by_index=[n - D, n - 1])
+    s = np.sqrt(np.maximum(squares, 0))[::-1]
+    V = V[:, ::-1]
+    return M @ V / np.maximum(s, 1e-30), s, V.T
 
 
 def root(side, M, n):

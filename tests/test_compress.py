@@ -501,3 +501,75 @@ def test_a_text_model_and_an_upsampling_one_are_cut_to_half():
         assert found.network.count_params() <= model.count_params() / 2
         assert np.isfinite(found.network.predict(x, verbose=0)).all()
         assert str(compress.report(model, found.network, seen))
+
+
+def test_a_loaded_model_with_an_activation_layer_is_observed(tmp_path):
+    """Names that Keras would give to layers of our own may be taken."""
+    L = keras.layers
+    keras.utils.clear_session()
+    model = keras.Sequential([keras.Input((8,)), Dense(6), L.Activation("relu"), Dense(3)])
+    model.save(tmp_path / "model.keras")
+    keras.utils.clear_session()
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype("float32")
+    assert compress.observe(model, x).cut(fraction=0.6).met
+
+
+def test_a_state_is_no_input():
+    L, rng = keras.layers, np.random.default_rng(0)
+    features, tokens = keras.Input((20,)), keras.Input((7,), dtype="int32")
+    words = L.Embedding(50, 16, mask_zero=True, name="words")(tokens)
+    state = Dense(16, "relu", name="state")(features)
+    memory = L.GRU(16, name="memory")(words, initial_state=state)
+    model = keras.Model([features, tokens], Dense(5, name="out")(memory))
+    x = [rng.normal(size=(400, 20)).astype("float32"), rng.integers(0, 50, (400, 7))]
+    seen = compress.observe(model, x)
+    assert [*seen.neurons] == ["words"]
+    assert "not as its inputs" in seen.stay["state"]
+    found = seen.cut(fraction=0.6)
+    assert found.met
+    assert np.isfinite(found.network.predict(x, verbose=0)).all()
+    small = compress.factorize(model, {"memory": 3})
+    assert "memory" in [layer.name for layer in compress.merge(small).layers]
+    np.testing.assert_allclose(compress.merge(small)(x), small(x), atol=1e-4)
+
+
+def test_a_stateful_layer_stays():
+    x = keras.Input(batch_shape=(10, 7, 8))
+    memory = keras.layers.LSTM(5, stateful=True, name="memory")
+    model = keras.Model(x, Dense(2)(memory(x)))
+    with pytest.raises(ValueError, match="memory: recurrent and stateful"):
+        compress.factorize(model, {"memory": 2})
+
+
+def test_directions_of_two_sizes_and_their_constraints():
+    L = keras.layers
+    back = L.GRU(4, go_backwards=True, return_sequences=True)
+    front = L.LSTM(5, kernel_constraint="non_neg", return_sequences=True)
+    x = keras.Input((7, 30))
+    both = L.Bidirectional(front, backward_layer=back, name="both")
+    model = keras.Model(x, both(x))
+    rows = np.random.default_rng(0).normal(size=(9, 7, 30)).astype("float32")
+    small = compress.factorize(model, {"both": 3})
+    np.testing.assert_allclose(small(rows), compress.truncate(model, {"both": 3})(rows), atol=1e-5)
+    assert small.get_layer("both_Vt").forward_layer.cell.kernel_constraint is None
+
+
+def test_tune_must_return_a_network():
+    x = np.random.default_rng(0).normal(size=(300, 7)).astype("float32")
+    seen = compress.observe(sequential(), x)
+    with pytest.raises(ValueError, match="tune must return a network"):
+        seen.cut(parameters=100, tune=lambda network: None)
+
+
+def test_few_inputs_leave_the_neurons_that_they_cannot_tell_apart():
+    hidden = [Dense(400, "relu", name="a"), Dense(400, "relu", name="b")]
+    model = keras.Sequential([keras.Input((500,)), *hidden, Dense(3, name="out")])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(120, 500)).astype("float32")
+    seen = compress.observe(model, x, "mse")
+    assert seen.stay["a"] == "its neurons stay: b sees 120 rows, too few for its inputs"
+    found = seen.cut(fraction=0.3)
+    assert found.met
+    np.testing.assert_allclose(found.network(x), model(x), atol=0.3 * np.abs(model(x)).max())
+    np.testing.assert_allclose(compress.truncate(model, 999, seen.svds)(x), model(x), atol=1e-5)

@@ -344,12 +344,13 @@ def test_errors_of_columns_are_felt_alike_and_apart():
 
 @pytest.mark.parametrize(("kernel", "positions", "outputs"), [((2, 1), 16, 3), ((2, 2), 12, 2 * 3)])
 def test_the_loss_feels_the_sum_over_all_positions(kernel, positions, outputs):
-    """Of the squared error to outputs with noise of variance 1, the identity at each position."""
+    """A mean of squares over all outputs has the curvature 2 / their number at each."""
     start = keras.Input((5, 4, 2))
     model = keras.Model(start, L.Conv2D(3, kernel, name="conv")(start))
     model.trainable = False  # the loss feels what is frozen, too
     Gamma = moments.measure(model, ["conv"], normal(4000, 5, 4, 2), "mse")["conv"].Gamma
-    np.testing.assert_allclose(Gamma, positions * np.eye(outputs), atol=0.5)
+    expected = positions * np.eye(outputs) * 2 / (model.output.shape[1] * model.output.shape[2] * 3)
+    np.testing.assert_allclose(Gamma, expected, atol=0.03)
 
 
 @pytest.mark.parametrize(

@@ -279,3 +279,17 @@ def test_few_rows_stand_for_their_second_moment():
     z = rng.normal(size=(12, 9))
     expected = svd.regress(C, x.T @ z / 12, W)
     np.testing.assert_allclose(svd.regress(rows, z, W), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+def test_leading_terms_of_a_large_matrix_are_those_of_the_svd(shape, monkeypatch):
+    monkeypatch.setattr(svd, "LARGE", 30)
+    rng = np.random.default_rng(0)
+    for W in (
+        rng.normal(size=shape),
+        np.outer(*map(np.ones, shape)) + 1e-9 * rng.normal(size=shape),
+    ):
+        U, s, Vt = np.linalg.svd(W)
+        found = svd.decompose(W, D=9)
+        np.testing.assert_allclose(found.s, s[:9], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(svd.truncate(found, 9), U[:, :9] * s[:9] @ Vt[:9], atol=1e-9)

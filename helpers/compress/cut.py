@@ -15,8 +15,8 @@ from .merged import whole
 def hidden_layers(model):
     """Names of the layers to compress by default: all that can be but those that give the outputs.
 
-    These are Dense, convolutions and embeddings (`helpers.compress.kinds`). Layers of nested
-    models are named by their path, "backbone/conv_1".
+    These are Dense, convolutions, LSTM, GRU and embeddings (`helpers.compress.kinds`). Layers of
+    nested models are named by their path, "backbone/conv_1".
 
     Args:
         model: a built Keras model, Sequential or functional.
@@ -27,6 +27,7 @@ def hidden_layers(model):
     Raises:
         ValueError: the model is not built, or not made of Keras layers.
     """
+    model = whole(model)
     able, outputs = graph.compressible(model), output_layers(model)
     return [name for name in able if name not in outputs]
 
@@ -46,7 +47,7 @@ def decompose(model, layers=None):
     Raises:
         ValueError: a layer cannot be compressed.
     """
-    return {name: kind.decompose() for name, kind in chosen(model, layers).items()}
+    return {name: kind.decompose() for name, kind in chosen(whole(model), layers).items()}
 
 
 def truncate(model, D, svds=None):
@@ -67,6 +68,7 @@ def truncate(model, D, svds=None):
     Raises:
         ValueError: D is not a valid rank, or a layer cannot be compressed or has no SVD in svds.
     """
+    model = whole(model)
     cuts = _cuts(model, D, svds)
     return graph.copy(model, {name: one(cut) for name, cut in cuts.items()})
 
@@ -179,7 +181,7 @@ def _cuts(model, D, svds):
     every = chosen(model, D if isinstance(D, dict) else svds)
     ranks = _ranks(every, D)
     if svds is None:
-        svds = {name: kind.decompose() for name, kind in every.items()}
+        svds = {name: kind.decompose(ranks[name]) for name, kind in every.items()}
     if missing := [name for name in ranks if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
     return {
@@ -188,7 +190,9 @@ def _cuts(model, D, svds):
 
 
 def one(cut):
-    """The chain of the layer alone, with kernel W_D."""
+    """The chain of the layer alone, with kernel W_D; with W, if D keeps all."""
+    if cut.D >= min(cut.kind.shape):
+        return cut.kind.one(cut.kind.matrix(), cut.bias)
     return cut.kind.one(svd.truncate(cut.factors, cut.D), cut.bias)
 
 

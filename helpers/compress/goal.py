@@ -87,6 +87,8 @@ class _Search:
         widths, ranks, _, rise = shared
         some = {n: k for n, k in widths.items() if k < len(self.parts[n].neurons)}
         network = self.tune(self.seen.network(self.seen.kept(some), ranks))
+        if not isinstance(network, keras.Model):
+            raise ValueError(f"tune must return a network, not {network!r}.")
         score = self.measure(network)
         if score is not None:
             self.curve.append(Point(network.count_params(), score))

@@ -32,6 +32,7 @@ class Dense:
     axis = -1  # of inputs and outputs, along which the neurons lie
     in_axis, out_axis = -2, -1  # of the kernel
     stays = ""  # why none of its neurons can go
+    takes_means = True  # can its bias hold a mean of each column of x W?
 
     def __init__(self, layer):
         self.layer = layer
@@ -40,7 +41,7 @@ class Dense:
     def refusal(self):
         """Why this layer cannot be compressed, "" if it can."""
         if len(self.layer.weights) != 1 + len(self.bias):
-            return "quantized or with LoRA: more than a matrix and a bias"
+            return "more than a matrix and a bias, as if quantized or with LoRA"
         return ""
 
     @property
@@ -54,6 +55,11 @@ class Dense:
         return [] if getattr(self.layer, "bias", None) is None else [self.layer.bias]
 
     @property
+    def centred(self):
+        """Are means left to its bias?"""
+        return self.takes_means and bool(self.bias)
+
+    @property
     def shape(self):
         """(n_in, n_out)."""
         shape = self.kernel.shape
@@ -63,9 +69,9 @@ class Dense:
         """W (n_in, n_out)."""
         return np.reshape(self.kernel, self.shape)
 
-    def decompose(self):
-        """The SVD of W."""
-        return svd.decompose(self.matrix())
+    def decompose(self, D=None):
+        """The SVD of W, or its D leading terms."""
+        return svd.decompose(self.matrix(), D=D)
 
     def rows(self, x):
         """The rows (n, n_in) that W multiplies, of inputs x of the layer."""
@@ -85,7 +91,7 @@ class Dense:
         return rows.T @ rows, rows.sum(0), len(rows)
 
     def spread(self, Gamma):
-        """Γ (n_out, n_out) of what the loss feels of z."""
+        """Γ (n_out, n_out) of the columns of W, from that of the outputs z."""
         return Gamma
 
     def moved_bias(self, lost):
@@ -125,7 +131,8 @@ class Dense:
     def watched(self):
         """The chain of one that gives z = x W + b, and the chain that goes on from there."""
         activation = getattr(self.layer, "activation", None)
-        rest = keras.layers.Activation(activation, dtype=self.layer.dtype_policy)
+        options = {"dtype": self.layer.dtype_policy, "name": f"{self.layer.name}_activation"}
+        rest = keras.layers.Activation(activation, **options)
         return self.one(self.matrix(), self.bias, **self.bare), [(rest, [])]
 
     def one(self, W, bias, **changes):
@@ -182,7 +189,7 @@ class Dynamic(Dense):
     def matrix(self):
         return svd.truncate(self.decompose(), int(self.layer.rank))
 
-    def decompose(self):
+    def decompose(self, D=None):
         return self.layer.svd()
 
     def same_form(self, layer):
@@ -264,10 +271,6 @@ class Crossed(Conv):
         height, width, channels, filters = self.kernel.shape
         return np.swapaxes(np.reshape(W, (height, channels, width, filters)), 1, 2)
 
-    @functools.cached_property
-    def patches(self):
-        return self.factors(self.shape[0])[0]
-
     def spread(self, Gamma):
         # As if errors of different columns were independent: each is felt as z is.
         return np.kron(np.eye(self.kernel.shape[1]), Gamma)
@@ -304,13 +307,15 @@ def conv2d(layer):
 
 
 class Transposed(Conv):
-    """Transposed convolutions: each input row x (channels) gives a window, x W, and windows add up.
+    """Transposed convolutions: each input position x (channels) gives a window of outputs, x W;
+    overlapping windows are added.
 
     W (channels, height · width · filters). The factors are a pointwise convolution with D filters
     and the transposed convolution of these.
     """
 
     in_axis, out_axis = -1, -2
+    takes_means = False  # a bias has one number for all places of the window
     refusal = Dense.refusal  # it knows no groups
 
     @property
@@ -328,13 +333,13 @@ class Transposed(Conv):
         return self._channels_last(x).reshape(-1, self.shape[0])
 
     def spread(self, Gamma):
-        # As if errors at different places of the window were independent.
-        return np.kron(np.eye(math.prod(self.kernel.shape[:-2])), Gamma)
+        # As if errors at different places of the window were independent; each place reaches one in
+        # so many outputs as the strides skip.
+        each = Gamma / math.prod(self.layer.strides)
+        return np.kron(np.eye(math.prod(self.kernel.shape[:-2])), each)
 
     def moved_bias(self, lost):
-        """So many windows as strides leave reach an output; at the borders fewer."""
-        places = np.reshape(lost, (-1, self.kernel.shape[-2])).sum(0)
-        return super().moved_bias(places / math.prod(self.layer.strides))
+        return [np.ravel(b) for b in self.bias]  # nothing is lost in the mean that it could hold
 
     def count(self, z, x):
         rows = len(self.rows(x))
@@ -360,7 +365,7 @@ class Recurrent(Dense):
 
     W (n_in, 4 · units) of an LSTM, (n_in, 3 · units) of a GRU, those of two directions side by
     side. The factors are a Dense layer without bias and the recurrent layer, which gets D inputs.
-    What a step takes from the one before is not cut, and not counted.
+    The recurrent kernel is neither cut nor counted.
     """
 
     bias = ()
@@ -370,6 +375,8 @@ class Recurrent(Dense):
     @property
     def refusal(self):
         plain = all(len(c.weights) == 2 + c.use_bias and type(c) in CELLS for c in self.directions)
+        if any(direction.stateful for direction in self.directions):
+            return "recurrent and stateful: what it sees depends on the order of the batches"
         return "" if plain else "recurrent, but neither LSTM nor GRU as Keras makes them"
 
     @property
@@ -390,8 +397,11 @@ class Recurrent(Dense):
 
     def like(self, **changes):
         config = self.layer.get_config() | changes
-        for direction in ("layer", "backward_layer"):  # which else would be built, for n_in inputs
-            (config.get(direction) or {}).pop("build_config", None)
+        inside = [config[name] for name in ("layer", "backward_layer") if config.get(name)]
+        for direction in inside:
+            direction.pop("build_config", None)  # else it would be built, for n_in inputs
+        for options in [direction["config"] for direction in inside] or [config]:
+            options |= super().free
         return type(self.layer).from_config(config)
 
     def watched(self):
@@ -405,7 +415,8 @@ class Recurrent(Dense):
         return layer, weights
 
     def one(self, W, bias, **changes):
-        parts = np.split(W, len(self.directions), axis=1)
+        ends = np.cumsum([direction.weights[0].shape[1] for direction in self.directions])
+        parts = np.split(W, ends[:-1], axis=1)
         pairs = zip(parts, self.directions, strict=True)
         weights = [[part, *direction.get_weights()[1:]] for part, direction in pairs]
         return [(self.like(**changes), [*itertools.chain(*weights)])]

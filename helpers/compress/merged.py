@@ -7,7 +7,8 @@ from .flow import flow
 def merge(model):
     """A copy of the model in which pairs from `factorize` are one layer again, W = U Vt.
 
-    It gives the same outputs, trained since or not, and can be cut anew as if it had been cut once.
+    It gives the same outputs, whether the pairs were trained since or not, and can be cut again:
+    the result is as if it had been cut only once.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
@@ -38,7 +39,8 @@ def pairs(model):
         if first == path or second not in layers:
             continue
         ends = {other for call in calls.calls(first) for other, _ in calls.after(call)}
-        starts = {fed and fed[0] for call in calls.calls(second) for fed in calls.fed_by[call]}
+        fed = [calls.fed_by[call][0] for call in calls.calls(second)]  # then come masks, states
+        starts = {call and call[0] for call in fed}
         alone = ends == {second} and starts == {first} and first not in dict(calls.outputs)
         if alone and _is_linear(layers[first]):
             found[path] = first, second

@@ -84,11 +84,7 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
                     raise ValueError(NOT_FINITE)
         if not k:
             share = len(batch[0]) / len(inputs[0])
-            few = {
-                name: []
-                for name, view in views.items()
-                if _are_few(view, xs[name], zs[name], share)
-            }
+            few = {name: [] for name, view in views.items() if _are_few(view, xs[name], share)}
         gradients = {name: [] for name in names}
         if surprises is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
@@ -117,12 +113,11 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     return found
 
 
-def _are_few(view, xs, zs, share):
+def _are_few(view, xs, share):
     """Are all rows, of which these are a share, fewer than n_in?"""
     if isinstance(view, kinds.Embedding):
         return False
-    rows = sum(view.count(z, x)[1] for z, x in zip(zs, xs, strict=True))
-    return rows / share < view.shape[0]
+    return sum(len(view.rows(x)) for x in xs) / share < view.shape[0]
 
 
 def regression(before, after, name, inputs):
@@ -130,7 +125,7 @@ def regression(before, after, name, inputs):
 
     Args:
         before, after: from `helpers.compress.watch.watched`, of a model and its smaller copy.
-        name: of the layer, which says whether it has a bias; without one nothing is centred.
+        name: of the layer. Means are removed only if its bias can hold them.
         inputs: a list of arrays, as from `helpers.compress.feed.chosen`.
 
     Returns:
@@ -143,8 +138,8 @@ def regression(before, after, name, inputs):
     n, sums, middles, few = 0, [0.0, 0.0, 0.0, 0.0], None, None
     probe, doing = before.alone(name), f"cutting {name}"
     for pair in feed.batches(inputs, doing, probe, before.model, first + second):
-        (_, uncut, _), (_, cut, zs) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
-        if middles is None and _are_few(view, cut[name], zs[name], len(pair[0]) / len(inputs[0])):
+        (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
+        if middles is None and _are_few(view, cut[name], len(pair[0]) / len(inputs[0])):
             few = [], []
         for x, was in zip(cut[name], uncut[name], strict=True):
             if np.size(x) / len(pair[0]) * len(inputs[0]) <= KEPT:
@@ -152,7 +147,7 @@ def regression(before, after, name, inputs):
                 seen[1].append(x)
             x, was = view.rows(x), whole.rows(was)
             if middles is None:  # in float32, squares of a large mean would drown the variance
-                middles = [rows.mean(0) * bool(view.bias) for rows in (x, was)]
+                middles = [rows.mean(0) * view.centred for rows in (x, was)]
             x, was = x - middles[0], was - middles[1]
             n += len(x)
             parts = [x.sum(0), was.sum(0)]
@@ -165,7 +160,7 @@ def regression(before, after, name, inputs):
                 sums[i] = sums[i] + part.astype(float)
     for network, xs in zip((before, after), seen, strict=True):
         network.keep(name, xs)
-    x, z = sums[0] / n * bool(view.bias), sums[1] @ W / n * bool(view.bias)
+    x, z = sums[0] / n * view.centred, sums[1] @ W / n * view.centred
     means = x + middles[0], z + middles[1] @ W
     if few is not None:
         every = [np.concatenate(rows).astype(float) for rows in few]

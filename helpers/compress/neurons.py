@@ -35,7 +35,7 @@ class Link(NamedTuple):
     consumer: str  # its path
     count: int  # of neurons
     entries: np.ndarray  # for each input along the consumer's kernel, the neuron it comes from
-    vectors: dict  # {path on the way: the same for each number of its vectors}
+    vectors: dict  # {path of a BatchNormalization on the way: the neuron of each of its entries}
     shapes: dict  # {path of a Reshape on the way: its target for any number of neurons}
 
     def columns(self, n_in):
@@ -97,10 +97,12 @@ def _follow(call, layers, calls):
     while True:
         if call in calls.outputs:
             raise Stay("they are outputs of the model")
-        after = calls.after(call)
+        before, after = call, calls.after(call)
         if len(after) != 1:
             raise Stay("they go to " + (" and ".join(path for path, _ in after) or "nothing"))
         (call,) = after
+        if calls.fed_by[call].index(before):
+            raise Stay(f"they go to {call[0]}, not as its inputs")
         layer = layers.get(call[0])
         if layer is not None and not kinds.refusal(layer):
             return call[0], tuple(between)

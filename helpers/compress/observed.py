@@ -48,7 +48,9 @@ def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES, loss
     seen = moments.measure(whole, list(every), inputs, loss, samples, loss_weights)
     for name, link in [*links.items()]:
         if isinstance(C := seen[link.consumer].C, svd.Rows):
-            stay[name] = f"its neurons stay: {len(C.x)} rows are too few for {C.x.shape[1]} inputs"
+            stay[name] = (
+                f"its neurons stay: {link.consumer} sees {len(C.x)} rows, too few for its inputs"
+            )
             del links[name]
     return Observed(model, whole, [*chosen], every, links, stay, inputs, seen)
 
@@ -89,7 +91,7 @@ class Observed:
     def _choose(self, link):
         """A layer's neurons, by what the layer that they feed makes of them."""
         view, (C, Gamma, mean) = self._views[link.consumer], self._seen[link.consumer]
-        A = C - np.outer(mean, mean) if view.bias else C  # a bias takes up a mean
+        A = C - np.outer(mean, mean) if view.centred else C  # a bias takes up a mean
         B, R = A @ view.matrix(), svd.root("Gamma", Gamma, view.shape[1])
         blocks = link.columns(len(A))
         order = blocks.ravel()
@@ -185,7 +187,9 @@ class Observed:
             outputs = self._columns(name, kept)
             Gamma = Gamma if Gamma is None else Gamma[np.ix_(outputs, outputs)]
             W, bias, fit = view.matrix(), view.bias, None
-            if isinstance(C, svd.Rows) or C.ndim > 1:  # of an embedding no cut before it changes the tokens
+            if (
+                isinstance(C, svd.Rows) or C.ndim > 1
+            ):  # of an embedding no cut before it changes the tokens
                 fit = moments.regression(self._uncut, becoming, name, self._inputs)
                 C, z = fit.C, fit.z[outputs]
                 W = svd.regress(C, fit.X[:, outputs], W)
