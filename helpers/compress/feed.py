@@ -66,7 +66,10 @@ def _first(dataset, samples):
             break
     if not found:
         raise ValueError("the dataset gives no batch.")
-    together = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *found)
+    try:
+        together = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *found)
+    except ValueError as error:
+        raise ValueError("the batches are of several lengths: pad them alike.") from error
     return keras.tree.map_structure(lambda array: array[:samples], together)
 
 
@@ -76,8 +79,8 @@ def batches(arrays, doing, probe, model, instead=None):
     Args:
         arrays: from `chosen`.
         doing: what the line of progress says.
-        probe: helpers.compress.watch.Watched, of which all that its layers see is kept.
-        model: what is to run on them, of which each output is kept for as long as it runs.
+        probe: helpers.compress.watch.Watched, all inputs and outputs of whose layers are kept.
+        model: the one that runs on them; while it does, it holds the outputs of all its layers.
         instead: as many other arrays, to be handed out in the place of these.
     """
     line, n = Line(after=QUIET), len(arrays[0])

@@ -14,7 +14,7 @@ from .share import priced, share, whole_price
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
 FRACTIONS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]  # of the parameters, tried for a score
-CLOSE = 1.02  # a network this near in size to one that missed the score is small enough
+CLOSE = 1.02  # the search ends if a network with the score is so much larger than one without
 
 
 class Point(NamedTuple):

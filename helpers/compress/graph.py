@@ -59,7 +59,7 @@ def copy(model, chains, compiled=True):
 
     Args:
         model: a built Keras model, Sequential or functional.
-        chains: {path of a layer with one input: [(new layer, its weights), …]}; the layer goes if
+        chains: {path of a layer: [(new layer, its weights), …]}; the layer goes if
             that is empty.
         compiled: compile the copy as the model is (`compile_as`).
 
@@ -168,10 +168,10 @@ def _copy(model, new):
             x, *others = inputs
         else:
             x, others = arguments.pop(next(iter(arguments))), []
-        *chain, last = chains[id(layer)] or [keras.layers.Identity()]
-        for part in chain:
+        chain = chains[id(layer)]
+        for part in chain[:-1]:
             x = part(x)
-        return last(x, *others, **arguments) if chains[id(layer)] else x
+        return chain[-1](x, *others, **arguments) if chain else x
 
     plain = keras.Model(model.input, model.output, name=model.name)  # clone_model would compile
     return keras.models.clone_model(plain, clone_function=first, call_function=call)

@@ -44,7 +44,8 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     layers the blocks of its Fisher information: how much the loss feels a change of z. Where a
     layer multiplies several rows for one input (positions of a sequence, patches of an image), C
     is the mean over all rows, and Γ the sum over those of one input, which puts s² in units of
-    the loss in every layer. Masks are not known here: padding counts as any other position.
+    the loss in every layer. Masks are not known here: padding counts as any other position,
+    but in an embedding with mask_zero, where it does not count.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from .. import columns, svd
-from . import cut, feed, goal, graph, merged, moments, neurons, watch
+from . import cut, feed, goal, graph, kinds, merged, moments, neurons, watch
 from .share import Part
 
 
@@ -187,9 +187,7 @@ class Observed:
             outputs = self._columns(name, kept)
             Gamma = Gamma if Gamma is None else Gamma[np.ix_(outputs, outputs)]
             W, bias, fit = view.matrix(), view.bias, None
-            if (
-                isinstance(C, svd.Rows) or C.ndim > 1
-            ):  # of an embedding no cut before it changes the tokens
+            if not isinstance(view, kinds.Embedding):  # whose tokens no cut before it changes
                 fit = moments.regression(self._uncut, becoming, name, self._inputs)
                 C, z = fit.C, fit.z[outputs]
                 W = svd.regress(C, fit.X[:, outputs], W)
@@ -243,7 +241,7 @@ class Observed:
             tune: a function from a network to a trained one, which is measured in its place and
                 returned.
             neurons: False keeps all neurons.
-            ranks: False keeps each layer one.
+            ranks: False leaves every matrix whole.
             multiple: widths and ranks are multiples of it, which some hardware likes (8).
 
         Returns:
