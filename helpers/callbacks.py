@@ -124,7 +124,7 @@ def weigh(factors, C, Gamma):
 
     Args:
         factors: helpers.svd.SVD, of rank D.
-        C: array (n_in, n_in), E[xᵀx] over the layer's inputs.
+        C: array (n_in, n_in), E[xᵀx] over the layer's inputs, or helpers.svd.Rows.
         Gamma: array (n_out, n_out), E[gᵀg] over the loss's gradients in its outputs.
 
     Returns:
@@ -134,5 +134,9 @@ def weigh(factors, C, Gamma):
     Restrictions, 1972.
     """
     U, s, Vt = factors
-    felt = s**2 * np.sum(U * (C @ U), axis=0) * np.sum(Vt * (Vt @ Gamma), axis=1)
+    if isinstance(C, svd.Rows):
+        seen = np.mean((C.x @ U) ** 2, axis=0)
+    else:
+        seen = np.sum(U * (C @ U), axis=0)
+    felt = s**2 * seen * np.sum(Vt * (Vt @ Gamma), axis=1)
     return svd.SVD(U, np.sqrt(isotonic_regression(felt, increasing=False).x), Vt)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-RIDGE = 1e-4  # of the mean variance, added to each; as least squares on the chosen does
+from . import svd
+
+RIDGE = svd.RIDGE["C"]  # of the mean variance, added to each; as least squares on the chosen does
 SPANNED = 1e-12  # of the first gain: what explains less is rounding
 
 

@@ -1,7 +1,7 @@
 """Linear algebra alone: truncation, weighted or not, energy, sizes of factors, edge of the noise.
 
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
-Everything is computed in float64 by LAPACK.
+Everything is computed in float64, by LAPACK or, for a few terms of many, by ARPACK.
 """
 
 import contextlib
@@ -9,10 +9,11 @@ import numbers
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 from scipy.sparse.linalg import svds
 from threadpoolctl import threadpool_limits
 
+LARGE = 2000  # if the shorter side is as long, many leading terms are found by squaring the matrix
 RIDGE = {"C": 1e-4, "Gamma": 1e-2}  # of the mean eigenvalue, added to each of them
 
 
@@ -22,6 +23,12 @@ class SVD(NamedTuple):
     U: np.ndarray  # (n_in, r)
     s: np.ndarray  # (r,)
     Vt: np.ndarray  # (r, n_out)
+
+
+class Rows(NamedTuple):
+    """C = xᵀx / n, by its rows x (n, n_in): smaller than C where n < n_in."""
+
+    x: np.ndarray
 
 
 def check_rank(D):
@@ -63,8 +70,9 @@ def decompose(W, C=None, Gamma=None, D=None):
 
     Args:
         W: matrix (n_in, n_out), finite.
-        C: symmetric positive semidefinite (n_in, n_in), or its diagonal (n_in,) if all else is 0;
-            the identity by default.
+        C: symmetric positive semidefinite (n_in, n_in), or its diagonal (n_in,) if all else is 0,
+            or Rows; the identity by default. With Rows, only the terms that they determine are
+            computed, and W is kept on what they span.
         Gamma: Γ, as C, (n_out, n_out) or (n_out,); the identity by default.
         D: compute the D leading terms alone, which takes less time; all by default.
 
@@ -86,12 +94,25 @@ def decompose(W, C=None, Gamma=None, D=None):
     W = _finite_matrix(W)
     if C is None and Gamma is None and D is None:
         return SVD(*np.linalg.svd(W, full_matrices=False))
+    if isinstance(C, Rows):
+        return _decompose_by_rows(W, C.x, root("Gamma", Gamma, W.shape[1]), D)
     L, R = root("C", C, W.shape[0]), root("Gamma", Gamma, W.shape[1])
     M = W if L is None else L[:, None] * W if L.ndim == 1 else L.T @ W
     M = M if R is None else M * R if R.ndim == 1 else M @ R
     U, s, Pt = _leading(M, D)
     if L is not None:
         U = U / L[:, None] if L.ndim == 1 else solve_triangular(L, U, trans=1, lower=True)
+    if R is not None:
+        Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
+    return SVD(U, s, Pt)
+
+
+def _decompose_by_rows(W, x, R, D):
+    """`decompose` of few rows: U diag(s) Vt R = W R P Pᵀ, with P of the outputs x W R."""
+    W = W if R is None else W * R if R.ndim == 1 else W @ R
+    _, s, Pt = _leading(x @ W / np.sqrt(len(x)), D)
+    s, Pt = (a[: max(1, np.sum(s > 1e-7 * s[0]))] for a in (s, Pt))
+    U = W @ Pt.T / np.where(s > 0, s, 1)
     if R is not None:
         Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
     return SVD(U, s, Pt)
@@ -107,8 +128,9 @@ def regress(C, X, W):
     there ΔW is 0.
 
     Args:
-        C: covariance (n_in, n_in) of the inputs; its eigenvalues are raised as in `decompose`.
-        X: covariance (n_in, n_out) of inputs and outputs.
+        C: covariance (n_in, n_in) of the inputs, or Rows without their mean; its eigenvalues are
+            raised as in `decompose`.
+        X: covariance (n_in, n_out) of inputs and outputs, or, with Rows, outputs (n, n_out).
         W: matrix (n_in, n_out), the kernel so far.
 
     Returns:
@@ -120,6 +142,10 @@ def regress(C, X, W):
     Source: Izenman, Reduced-rank regression for the multivariate linear model, 1975.
     """
     X, W = _finite_matrix(X), _finite_matrix(W)
+    if isinstance(C, Rows):  # (C + ridge)⁻¹ xᵀ = xᵀ (x xᵀ / n + ridge)⁻¹
+        x, n = _finite_matrix(C.x), len(X)
+        L, _ = _root("C", x @ x.T / n, n, np.sum(x**2) / n / len(W))
+        return W + x.T @ cho_solve((L, True), X - x @ W) / n
     if X.shape != W.shape:
         raise ValueError(f"X must be {W.shape}, as W is, not {X.shape}.")
     L, ridge = _root("C", C, len(W))
@@ -128,13 +154,32 @@ def regress(C, X, W):
 
 def _leading(M, D):
     """The D leading terms of the SVD of M, or all."""
-    if D is None or full_svd_is_faster(M.shape, check_rank(D)) or not M.any():
+    D = D and check_rank(D)
+    if D is not None and min(M.shape) >= LARGE and 20 * D > min(M.shape) >= 2 * D:
+        U, s, Vt = _by_squares(M, D) if M.shape[0] >= M.shape[1] else _turned(_by_squares(M.T, D))
+        if s[-1] > 1e-5 * s[0]:  # below, squares are lost in rounding
+            return U, s, Vt
+    if D is None or full_svd_is_faster(M.shape, D) or not M.any():
         U, s, Vt = np.linalg.svd(M, full_matrices=False)
         return U[:, :D], s[:D], Vt[:D]
     start = np.random.default_rng(0).normal(size=min(M.shape))  # the same for the same M
     with threadpool_limits(1, "blas"):  # of many small products, threads would wait for threads
         U, s, Vt = svds(M, k=D, v0=start)
     return U[:, ::-1], s[::-1], Vt[::-1]
+
+
+def _turned(factors):
+    U, s, Vt = factors
+    return Vt.T, s, U.T
+
+
+def _by_squares(M, D):
+    """The D leading terms of the SVD of a tall M, by the eigenvectors of MᵀM."""
+    n = M.shape[1]
+    squares, V = eigh(M.T @ M, subset_by_index=[n - D, n - 1])
+    s = np.sqrt(np.maximum(squares, 0))[::-1]
+    V = V[:, ::-1]
+    return M @ V / np.maximum(s, 1e-30), s, V.T
 
 
 def root(side, M, n):
@@ -154,15 +199,16 @@ def root(side, M, n):
     return None if M is None else _root(side, M, n)[0]
 
 
-def _root(side, M, n):
-    """`root` of a matrix or a diagonal, and the ridge."""
+def _root(side, M, n, mean=None):
+    """`root` of a matrix or a diagonal, and the ridge, a share of the mean eigenvalue."""
     M = np.asarray(M, dtype=float)
     if M.shape not in ((n,), (n, n)):
         raise ValueError(f"{side} must be {(n, n)} for this W, not {M.shape}.")
     diagonal = M if M.ndim == 1 else np.diagonal(M)
     if not np.isfinite(M).all():
         raise ValueError(f"expected a finite matrix {side}, not an array of shape {M.shape}.")
-    ridge = max(RIDGE[side] * diagonal.mean(), 1e-30)  # whose root float32 can divide by
+    mean = diagonal.mean() if mean is None else mean
+    ridge = max(RIDGE[side] * mean, 1e-30)  # whose root float32 can divide by
     if M.ndim == 1:
         return np.sqrt(M + ridge), ridge
     # Sums of products in float32 can be short of an eigenvalue by some 2e-7 of the largest.

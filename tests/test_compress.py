@@ -73,12 +73,41 @@ def test_copies_are_compiled_as_the_model_is(make):
         assert copy.compiled
         assert isinstance(copy.optimizer, keras.optimizers.SGD)
 
-    def own_loss(labels, outputs):
-        return keras.ops.mean(outputs)
+        assert not copy.optimizer.built
 
-    model.compile("sgd", own_loss)
-    with pytest.raises(ValueError, match="register it by"):
-        compress.truncate(model, 2)
+
+def own_loss(labels, outputs):
+    return keras.ops.mean(outputs)
+
+
+class OwnOptimizer(keras.optimizers.SGD):
+    def __init__(self, what):
+        super().__init__()
+
+
+def test_what_keras_cannot_make_anew_is_shared_or_left_out():
+    model, x = sequential(), np.ones((4, 7), "float32")
+    model.compile(keras.optimizers.Adam(0.02), own_loss, metrics=[own_loss, "mse"])
+    model.fit(x, np.ones((4, 3)), verbose=0)
+    copy = compress.truncate(model, 2)
+    assert copy.loss is own_loss
+    assert copy.optimizer is not model.optimizer
+    assert float(copy.optimizer.learning_rate) == pytest.approx(0.02)
+    copy.fit(x, np.ones((4, 3)), verbose=0)
+    model.compile(OwnOptimizer("x"), own_loss)
+    with pytest.warns(UserWarning, match="compile the copy"):
+        assert not compress.truncate(model, 2).compiled
+
+
+def test_a_copy_of_a_trained_model_is_smaller_on_disk(tmp_path):
+    model = keras.Sequential([keras.Input((99,)), Dense(99), Dense(3)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 99), "float32"), np.ones((4, 3)), verbose=0)
+    for net, name in ((model, "model"), (compress.factorize(model, 2), "small")):
+        net.save(tmp_path / f"{name}.keras")
+    sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in ("small", "model")]
+    assert sizes[0] < sizes[1]
+    assert not compress.factorize(model, 2).optimizer.built
 
 
 def test_beyond_break_even_a_layer_is_left_alone():
@@ -363,3 +392,184 @@ def test_a_layer_that_cannot_be_made_anew_is_named():
     model = keras.Model(start, Dense(3)(Dense(9)(twice(start))))
     with pytest.raises(ValueError, match="the layer twice cannot be made anew"):
         compress.truncate(model, 2)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Transposing(keras.layers.Layer):
+    """Uses the kernel of another layer, the other way round."""
+
+    def __init__(self, dense, **options):
+        super().__init__(**options)
+        self.dense = dense
+
+    def get_config(self):
+        return super().get_config() | {"dense": keras.saving.serialize_keras_object(self.dense)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("dense")), **config)
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.dense.kernel)
+
+
+def test_weights_that_two_layers_hold_are_refused_by_both_names():
+    x = keras.Input((10,))
+    encoder = Dense(4, "relu", name="encoder")
+    h = encoder(x)
+    model = keras.Model(x, Transposing(encoder, name="decoder")(h))
+    for cut in (
+        lambda: compress.factorize(model, 1),
+        lambda: compress.observe(model, np.ones((200, 10), "float32")),
+    ):
+        with pytest.raises(ValueError, match="encoder and decoder hold the same weights"):
+            cut()
+
+
+class Unconfigured(keras.layers.Layer):
+    def __init__(self, what):
+        super().__init__()
+
+    def call(self, x):
+        return x
+
+
+def test_a_layer_without_configuration_is_one_sentence():
+    x = keras.Input((4,))
+    model = keras.Model(x, Dense(3)(Unconfigured(9)(Dense(5)(x))))
+    with pytest.raises(ValueError, match="cannot be made anew"):
+        compress.factorize(model, 1)
+
+
+def wide():
+    options = {"activation": "relu", "bias_initializer": "normal"}
+    hidden = [Dense(256, name="fc1", **options), Dense(256, name="fc2", **options)]
+    return keras.Sequential([keras.Input((200,)), *hidden, Dense(4, name="out")])
+
+
+def test_what_was_cut_is_cut_again_as_if_once():
+    model, x = wide(), np.random.default_rng(0).normal(size=(500, 200)).astype("float32")
+    once = compress.factorize(model, 64)
+    twice, direct = compress.factorize(once, 16), compress.factorize(model, 16)
+    assert twice.count_params() == direct.count_params()
+    np.testing.assert_allclose(twice(x), direct(x), atol=1e-3)
+    assert {row.layer for row in compress.report(model, twice).rows} == {"fc1", "fc2", "out"}
+    report = compress.report(once, twice)
+    assert report.rows[0].parameters == (64 * 456 + 256, 16 * 456 + 256)
+    seen = compress.observe(once, x, "mse")
+    found = seen.cut(parameters=12_000)
+    assert found.met
+    assert found.network.count_params() <= 12_000
+    assert {
+        layer.name.removesuffix("_U").removesuffix("_Vt") for layer in found.network.layers
+    } == {
+        "fc1",
+        "fc2",
+        "out",
+    }
+    assert seen.cut(fraction=1).network.count_params() <= once.count_params()
+    merged = compress.merge(once)
+    assert [layer.name for layer in merged.layers] == ["fc1", "fc2", "out"]
+    np.testing.assert_allclose(merged(x), once(x), atol=1e-3)
+
+
+def test_nothing_to_cut_is_said_with_reasons():
+    x = keras.Input((6, 4))
+    model = keras.Model(x, Dense(3, name="out")(keras.layers.SimpleRNN(5, name="memory")(x)))
+    seen = compress.observe(model, np.ones((200, 6, 4), "float32"))
+    with pytest.raises(ValueError, match=r"nothing can be cut: memory: recurrent.*out: it gives"):
+        seen.cut(fraction=0.5)
+
+
+def test_a_text_model_and_an_upsampling_one_are_cut_to_half():
+    L, rng = keras.layers, np.random.default_rng(0)
+    tokens = keras.Input((12,), dtype="int32")
+    h = L.Embedding(50, 16, mask_zero=True, name="words")(tokens)
+    h = L.Bidirectional(L.GRU(12, return_sequences=True), name="both")(h)
+    text = keras.Model(tokens, Dense(3, name="out")(L.LSTM(20, name="last")(h)))
+    image = keras.Input((8, 8, 3))
+    h = L.Conv2D(16, 3, 2, "same", activation="relu", name="down")(image)
+    h = L.Conv2DTranspose(12, 3, 2, "same", activation="relu", name="up")(h)
+    images = keras.Model(image, L.Conv2D(2, 1, name="out")(h))
+    for model, x in (
+        (text, rng.integers(0, 50, (300, 12))),
+        (images, rng.normal(size=(300, 8, 8, 3)).astype("float32")),
+    ):
+        seen = compress.observe(model, x, "mse")
+        found = seen.cut(fraction=0.5)
+        assert found.met
+        assert found.network.count_params() <= model.count_params() / 2
+        assert np.isfinite(found.network.predict(x, verbose=0)).all()
+        assert str(compress.report(model, found.network, seen))
+
+
+def test_a_loaded_model_with_an_activation_layer_is_observed(tmp_path):
+    """Names that Keras would give to layers of our own may be taken."""
+    L = keras.layers
+    keras.utils.clear_session()
+    model = keras.Sequential([keras.Input((8,)), Dense(6), L.Activation("relu"), Dense(3)])
+    model.save(tmp_path / "model.keras")
+    keras.utils.clear_session()
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype("float32")
+    assert compress.observe(model, x).cut(fraction=0.6).met
+
+
+def test_a_state_is_no_input():
+    L, rng = keras.layers, np.random.default_rng(0)
+    features, tokens = keras.Input((20,)), keras.Input((7,), dtype="int32")
+    words = L.Embedding(50, 16, mask_zero=True, name="words")(tokens)
+    state = Dense(16, "relu", name="state")(features)
+    memory = L.GRU(16, name="memory")(words, initial_state=state)
+    model = keras.Model([features, tokens], Dense(5, name="out")(memory))
+    x = [rng.normal(size=(400, 20)).astype("float32"), rng.integers(0, 50, (400, 7))]
+    seen = compress.observe(model, x)
+    assert [*seen.neurons] == ["words"]
+    assert "not as its inputs" in seen.stay["state"]
+    found = seen.cut(fraction=0.6)
+    assert found.met
+    assert np.isfinite(found.network.predict(x, verbose=0)).all()
+    small = compress.factorize(model, {"memory": 3})
+    assert "memory" in [layer.name for layer in compress.merge(small).layers]
+    np.testing.assert_allclose(compress.merge(small)(x), small(x), atol=1e-4)
+
+
+def test_a_stateful_layer_stays():
+    x = keras.Input(batch_shape=(10, 7, 8))
+    memory = keras.layers.LSTM(5, stateful=True, name="memory")
+    model = keras.Model(x, Dense(2)(memory(x)))
+    with pytest.raises(ValueError, match="memory: recurrent and stateful"):
+        compress.factorize(model, {"memory": 2})
+
+
+def test_directions_of_two_sizes_and_their_constraints():
+    L = keras.layers
+    back = L.GRU(4, go_backwards=True, return_sequences=True)
+    front = L.LSTM(5, kernel_constraint="non_neg", return_sequences=True)
+    x = keras.Input((7, 30))
+    both = L.Bidirectional(front, backward_layer=back, name="both")
+    model = keras.Model(x, both(x))
+    rows = np.random.default_rng(0).normal(size=(9, 7, 30)).astype("float32")
+    small = compress.factorize(model, {"both": 3})
+    np.testing.assert_allclose(small(rows), compress.truncate(model, {"both": 3})(rows), atol=1e-5)
+    assert small.get_layer("both_Vt").forward_layer.cell.kernel_constraint is None
+
+
+def test_tune_must_return_a_network():
+    x = np.random.default_rng(0).normal(size=(300, 7)).astype("float32")
+    seen = compress.observe(sequential(), x)
+    with pytest.raises(ValueError, match="tune must return a network"):
+        seen.cut(parameters=100, tune=lambda network: None)
+
+
+def test_few_inputs_leave_the_neurons_that_they_cannot_tell_apart():
+    hidden = [Dense(400, "relu", name="a"), Dense(400, "relu", name="b")]
+    model = keras.Sequential([keras.Input((500,)), *hidden, Dense(3, name="out")])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(120, 500)).astype("float32")
+    seen = compress.observe(model, x, "mse")
+    assert seen.stay["a"] == "its neurons stay: b sees 120 rows, too few for its inputs"
+    found = seen.cut(fraction=0.3)
+    assert found.met
+    np.testing.assert_allclose(found.network(x), model(x), atol=0.3 * np.abs(model(x)).max())
+    np.testing.assert_allclose(compress.truncate(model, 999, seen.svds)(x), model(x), atol=1e-5)

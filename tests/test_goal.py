@@ -220,7 +220,7 @@ def test_no_more_networks_are_measured_than_allowed(short, monkeypatch):
 
 def test_the_search_ends_close_to_a_network_that_missed():
     model, sizes = keras.Sequential([keras.Input((600,)), L.Dense(600), L.Dense(2)]), []
-    seen = compress.observe(model, np.random.default_rng(0).normal(size=(100, 600)))
+    seen = compress.observe(model, np.random.default_rng(0).normal(size=(600, 600)))
     seen.network = lambda _, ranks: compress.factorize(model, ranks, seen.svds)  # is quicker
     cut(seen, score=1, evaluate=of_size(0.6, model, sizes))
     for tried, close in ((sizes[:-1], False), (sizes, True)):

@@ -140,7 +140,7 @@ def test_too_small_dynamic_and_uncounted_layers():
         "dynamic: smaller once it is factorized",
     )
     start = keras.Input((5, 4))
-    model = keras.Model(start, L.Dense(2)(L.LSTM(9, name="memory")(start)))
+    model = keras.Model(start, L.Dense(2)(L.SimpleRNN(9, name="memory")(start)))
     report = compress.report(model, model)
     assert rows(report)["memory"].note.startswith("recurrent")
     assert rows(report)["memory"].multiply_adds is None

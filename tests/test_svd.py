@@ -263,3 +263,33 @@ def test_regression_of_rank_one_is_the_best_of_all_directions():
     W = svd.truncate(svd.decompose(whole, C, Gamma), D=1)
     least = min(best(angle) for angle in np.linspace(0, np.pi, 2000))
     assert error(W) == pytest.approx(least, rel=1e-5)
+
+
+def test_few_rows_stand_for_their_second_moment():
+    rng = np.random.default_rng(0)
+    x, W, g = rng.normal(size=(12, 40)), rng.normal(size=(40, 9)), rng.normal(size=(60, 9))
+    C, Gamma, rows = x.T @ x / 12, g.T @ g / 60, svd.Rows(x)
+    for felt in (None, Gamma, np.diagonal(Gamma)):
+        for D in (3, 9):
+            expected, found = svd.decompose(W, C, felt, D), svd.decompose(W, rows, felt, D)
+            np.testing.assert_allclose(found.s, expected.s, rtol=1e-3)
+            pair = [x @ svd.truncate(factors, D) for factors in (expected, found)]
+            np.testing.assert_allclose(*pair, atol=1e-2)
+    np.testing.assert_allclose(svd.truncate(svd.decompose(W, rows), 9), W, atol=1e-9)
+    z = rng.normal(size=(12, 9))
+    expected = svd.regress(C, x.T @ z / 12, W)
+    np.testing.assert_allclose(svd.regress(rows, z, W), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+def test_leading_terms_of_a_large_matrix_are_those_of_the_svd(shape, monkeypatch):
+    monkeypatch.setattr(svd, "LARGE", 30)
+    rng = np.random.default_rng(0)
+    for W in (
+        rng.normal(size=shape),
+        np.outer(*map(np.ones, shape)) + 1e-9 * rng.normal(size=shape),
+    ):
+        U, s, Vt = np.linalg.svd(W)
+        found = svd.decompose(W, D=9)
+        np.testing.assert_allclose(found.s, s[:9], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(svd.truncate(found, 9), U[:, :9] * s[:9] @ Vt[:9], atol=1e-9)

@@ -6,6 +6,7 @@ cut it layer by layer or to a goal. `report` says what became of each layer.
 
 from .cut import decompose, dynamic, factorize, hidden_layers, kept_parameters, truncate
 from .graph import dynamic_layers
+from .merged import merge
 from .observed import observe
 from .share import shared_ranks
 from .table import report
@@ -17,6 +18,7 @@ __all__ = [
     "factorize",
     "hidden_layers",
     "kept_parameters",
+    "merge",
     "observe",
     "report",
     "shared_ranks",

@@ -9,13 +9,14 @@ from ..backend import keras
 from ..layers import DynamicDense
 from . import graph, kinds
 from .flow import output_layers
+from .merged import whole
 
 
 def hidden_layers(model):
     """Names of the layers to compress by default: all that can be but those that give the outputs.
 
-    These are Dense, convolutions and embeddings (`helpers.compress.kinds`). Layers of nested
-    models are named by their path, "backbone/conv_1".
+    These are Dense, convolutions, LSTM, GRU and embeddings (`helpers.compress.kinds`). Layers of
+    nested models are named by their path, "backbone/conv_1".
 
     Args:
         model: a built Keras model, Sequential or functional.
@@ -26,6 +27,7 @@ def hidden_layers(model):
     Raises:
         ValueError: the model is not built, or not made of Keras layers.
     """
+    model = whole(model)
     able, outputs = graph.compressible(model), output_layers(model)
     return [name for name in able if name not in outputs]
 
@@ -45,7 +47,7 @@ def decompose(model, layers=None):
     Raises:
         ValueError: a layer cannot be compressed.
     """
-    return {name: kind.decompose() for name, kind in chosen(model, layers).items()}
+    return {name: kind.decompose() for name, kind in chosen(whole(model), layers).items()}
 
 
 def truncate(model, D, svds=None):
@@ -66,6 +68,7 @@ def truncate(model, D, svds=None):
     Raises:
         ValueError: D is not a valid rank, or a layer cannot be compressed or has no SVD in svds.
     """
+    model = whole(model)
     cuts = _cuts(model, D, svds)
     return graph.copy(model, {name: one(cut) for name, cut in cuts.items()})
 
@@ -78,7 +81,8 @@ def factorize(model, D, svds=None, balanced=False):
     U_D (n_in, D) is linear and has no bias; Vt_D (D, n_out) has the layer's bias and activation.
     They are named after the layer, with _U and _Vt appended. All are plain Keras layers, without
     what constrains W, and give the outputs of `truncate`. Where two factors would not save
-    parameters (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D.
+    parameters (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D. Pairs that
+    the model has already are merged first (`helpers.compress.merge`).
 
     Args:
         model, D, svds: as for `truncate`.
@@ -91,6 +95,7 @@ def factorize(model, D, svds=None, balanced=False):
     Raises:
         ValueError: as for `truncate`.
     """
+    model = whole(model)
     cuts = _cuts(model, D, svds)
     return graph.copy(model, {name: pair(cut, balanced) for name, cut in cuts.items()})
 
@@ -136,6 +141,7 @@ def kept_parameters(model, ranks):
     Returns:
         int, numbers to store.
     """
+    model = whole(model)
     total = model.count_params()
     for name, kind in chosen(model, ranks).items():
         n_in, n_out = kind.shape
@@ -175,7 +181,7 @@ def _cuts(model, D, svds):
     every = chosen(model, D if isinstance(D, dict) else svds)
     ranks = _ranks(every, D)
     if svds is None:
-        svds = {name: kind.decompose() for name, kind in every.items()}
+        svds = {name: kind.decompose(ranks[name]) for name, kind in every.items()}
     if missing := [name for name in ranks if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
     return {
@@ -184,7 +190,9 @@ def _cuts(model, D, svds):
 
 
 def one(cut):
-    """The chain of the layer alone, with kernel W_D."""
+    """The chain of the layer alone, with kernel W_D; with W, if D keeps all."""
+    if cut.D >= min(cut.kind.shape):
+        return cut.kind.one(cut.kind.matrix(), cut.bias)
     return cut.kind.one(svd.truncate(cut.factors, cut.D), cut.bias)
 
 

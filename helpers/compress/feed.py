@@ -1,6 +1,8 @@
 """Which inputs does a network get to see, and in what batches?"""
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,16 +17,20 @@ QUIET = 5  # seconds before there is a line of progress
 
 
 def chosen(model, inputs, samples):
-    """So many of the inputs, evenly spread: a list of arrays, one for each input of the model.
+    """So many of the inputs: a list of arrays, one for each input of the model.
 
     Args:
         model: a built Keras model.
-        inputs: of the model, as for `model.predict`: an array, a list or a dict of arrays.
+        inputs: of the model, as for `model.fit`: an array, a list or a dict of arrays, of which
+            some are taken, evenly spread; or a tf.data.Dataset, a keras.utils.PyDataset or a
+            generator of batches, alone or with labels, of which the first are taken.
         samples: how many, at most.
 
     Raises:
         ValueError: the inputs do not fit the model, or one another.
     """
+    if isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, Iterator)):
+        inputs = _first(inputs, samples)
     takes_dict = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
     if isinstance(inputs, dict) and not takes_dict:
         names = [tensor.name for tensor in model.inputs]
@@ -46,14 +52,35 @@ def chosen(model, inputs, samples):
     return [array[every] for array in arrays]
 
 
+def _first(dataset, samples):
+    """The first inputs of a dataset, arrays in the structure of its batches, without labels."""
+    found, n, batches = [], 0, dataset
+    if isinstance(dataset, keras.utils.PyDataset):  # it may have no end
+        count = dataset.num_batches
+        batches = map(dataset.__getitem__, itertools.count() if count is None else range(count))
+    for batch in batches:
+        x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+        found.append(keras.tree.map_structure(np.asarray, x))
+        n += len(keras.tree.flatten(found[-1])[0])
+        if n >= samples:
+            break
+    if not found:
+        raise ValueError("the dataset gives no batch.")
+    try:
+        together = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *found)
+    except ValueError as error:
+        raise ValueError("the batches are of several lengths: pad them alike.") from error
+    return keras.tree.map_structure(lambda array: array[:samples], together)
+
+
 def batches(arrays, doing, probe, model, instead=None):
     """Batches of the arrays, which fit in memory, with a line of progress if they take long.
 
     Args:
         arrays: from `chosen`.
         doing: what the line of progress says.
-        probe: helpers.compress.watch.Watched, of which all that its layers see is kept.
-        model: what is to run on them, of which each output is kept for as long as it runs.
+        probe: helpers.compress.watch.Watched, all inputs and outputs of whose layers are kept.
+        model: the one that runs on them; while it does, it holds the outputs of all its layers.
         instead: as many other arrays, to be handed out in the place of these.
     """
     line, n = Line(after=QUIET), len(arrays[0])

@@ -11,7 +11,7 @@ from . import graph
 
 
 class Flow(NamedTuple):
-    """Calls are (path of the layer, its how manyth call); of a sum like x + y, (its name, 0)."""
+    """Calls are (path of the layer, number of the call, from 0); of x + y, (its name, 0)."""
 
     fed_by: dict  # {call: [calls that feed it, None for an input of the model]}
     outputs: list  # the calls that give the model's outputs

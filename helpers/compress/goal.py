@@ -8,12 +8,13 @@ import numpy as np
 
 from ..backend import keras
 from ..progress import Line
-from . import graph, watch
+from . import graph, kinds, watch
+from .flow import output_layers
 from .share import priced, share, whole_price
 
 EVALUATIONS = 20  # at most, of which the first is the model's own
 FRACTIONS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]  # of the parameters, tried for a score
-CLOSE = 1.02  # a network this near in size to one that missed the score is small enough
+CLOSE = 1.02  # the search ends if a network with the score is so much larger than one without
 
 
 class Point(NamedTuple):
@@ -44,31 +45,32 @@ class Found(NamedTuple):
 def reach(seen, goals, evaluate, tune, what, multiple):
     """Found, for the one goal that is not None; see `helpers.compress.observed.Observed.cut`."""
     model = seen.model
-    adds = None if goals["multiply_adds"] is None else watch.multiply_adds(model)
-    name, goal = _checked(goals, evaluate, model, adds)
+    counted = goals["multiply_adds"] is not None
+    name, goal = _checked(goals, evaluate, model)
     if dynamic := [*graph.dynamic_layers(model)]:
         raise ValueError(f"the layers {dynamic} are dynamic: factorize the model first.")
     if not isinstance(multiple, numbers.Integral) or isinstance(multiple, bool) or multiple < 1:
         raise ValueError(f"multiple must be a whole number, at least 1, not {multiple!r}.")
-    parts = seen.parts(**what, adds=adds)
-    search = _Search(seen, parts, multiple, adds, _measure(evaluate), tune or (lambda net: net))
+    search = _Search(seen, what, multiple, counted, _measure(evaluate), tune or (lambda net: net))
     if name == "score":
         return search.smallest(goal)
     if name == "energy":
-        return search.made(_of_energy(parts, goal, multiple))
+        return search.made(_of_energy(search.parts, goal, multiple))
     return search.within(goal * model.count_params() if name == "fraction" else goal)
 
 
 class _Search:
     """Networks of one model, cut to one budget after another."""
 
-    def __init__(self, seen, parts, multiple, adds, measure, tune):
-        self.seen, self.parts, self.multiple = seen, parts, multiple
+    def __init__(self, seen, what, multiple, counted, measure, tune):
+        self.seen, self.multiple = seen, multiple
         self.measure, self.tune = measure, tune
-        self.whole = seen.model.count_params()
-        if adds is not None:
-            self.whole = sum(count.whole for count in adds.values())
-        self.rest = self.whole - whole_price(parts)  # that no cut changes
+        self.size = _multiply_adds if counted else (lambda network: network.count_params())
+        adds = watch.multiply_adds(seen.whole) if counted else None
+        self.parts = seen.parts(**what, adds=adds)
+        if not any(len(part.values) + len(part.neurons) for part in self.parts.values()):
+            raise ValueError(f"nothing can be cut: {_reasons(seen)}.")
+        self.rest = self.size(seen.whole) - whole_price(self.parts)  # that no cut changes
         self.curve = []
 
     def shared(self, budget):
@@ -77,18 +79,20 @@ class _Search:
 
     def within(self, budget):
         """Found, of a budget."""
-        shared = self.shared(budget)
-        return self.made(shared, shared.price <= budget - self.rest)
+        made = self.made(self.shared(budget))
+        return made._replace(met=self.size(made.network) <= budget)
 
-    def made(self, shared, met=True):
+    def made(self, shared):
         """Found, of a Share."""
         widths, ranks, _, rise = shared
         some = {n: k for n, k in widths.items() if k < len(self.parts[n].neurons)}
         network = self.tune(self.seen.network(self.seen.kept(some), ranks))
+        if not isinstance(network, keras.Model):
+            raise ValueError(f"tune must return a network, not {network!r}.")
         score = self.measure(network)
         if score is not None:
             self.curve.append(Point(network.count_params(), score))
-        return Found(widths, ranks, network, score, met, sorted(self.curve), rise)
+        return Found(widths, ranks, network, score, True, sorted(self.curve), rise)
 
     def smallest(self, score):
         """Found, the smallest network with this score."""
@@ -97,8 +101,9 @@ class _Search:
         self.curve.append(Point(model.count_params(), found.score))
         if found.score < score:
             raise ValueError(f"the model itself scores {found.score:.4g}, below {score:.4g}.")
-        low, high, tried = 0, self.whole, []  # a size that misses the score; one that has it
-        first = [fraction * self.whole for fraction in FRACTIONS]
+        whole = self.size(model)
+        low, high, tried = 0, whole, []  # a size that misses the score; one that has it
+        first = [fraction * whole for fraction in FRACTIONS]
         while high > CLOSE * max(low, 1) and len(self.curve) < EVALUATIONS:
             middle = math.sqrt(max(low, high / 64) * high)
             budget = next((size for size in first if low < size < high), middle)
@@ -116,6 +121,16 @@ class _Search:
         return found._replace(curve=sorted(self.curve))
 
 
+def _reasons(seen):
+    """Why each layer with weights stays as it is."""
+    layers = graph.leaves(seen.whole).items()
+    found = {path: kinds.refusal(layer) for path, layer in layers if layer.weights}
+    outputs = output_layers(seen.whole)
+    found |= {path: "it gives the outputs" for path in outputs if not found.get(path)}
+    found |= {path: "not chosen" for path, why in found.items() if not why}
+    return "; ".join(f"{path}: {why}" for path, why in found.items())
+
+
 def _of_energy(parts, goal, multiple):
     """The Share of the least widths and ranks that keep a share of each sum."""
 
@@ -129,7 +144,11 @@ def _of_energy(parts, goal, multiple):
     return priced(parts, widths, ranks)
 
 
-def _checked(goals, evaluate, model, adds):
+def _multiply_adds(network):
+    return sum(count.whole for count in watch.multiply_adds(network).values())
+
+
+def _checked(goals, evaluate, model):
     """The one goal given, its name and value, if it can be one of this model."""
     given = {name: goal for name, goal in goals.items() if goal is not None}
     if len(given) != 1:
@@ -144,7 +163,7 @@ def _checked(goals, evaluate, model, adds):
     if name == "parameters":
         whole[name] = model.count_params()
     elif name == "multiply_adds":
-        whole[name] = sum(count.whole for count in adds.values())
+        whole[name] = _multiply_adds(model)
     if not _is_number(goal) or (name in whole and not 0 < goal <= whole[name]):
         allowed = f"above 0, at most {whole[name]:,}" if name in whole else "a finite number"
         raise ValueError(f"{name} must be {allowed}, not {goal!r}.")

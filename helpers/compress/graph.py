@@ -3,7 +3,9 @@
 Layers of nested models are named by their path, "backbone/conv_1"; Keras allows no slash in a name.
 """
 
+import contextlib
 import itertools
+import warnings
 
 import numpy as np
 
@@ -57,14 +59,15 @@ def copy(model, chains, compiled=True):
 
     Args:
         model: a built Keras model, Sequential or functional.
-        chains: {path of a layer with one input: [(new layer, its weights), …]}.
-        compiled: if the model is compiled, so is the copy, as by keras.models.clone_model. That
-            asks for an optimizer and a loss that Keras can make anew from their configuration.
+        chains: {path of a layer: [(new layer, its weights), …]}; the layer goes if
+            that is empty.
+        compiled: compile the copy as the model is (`compile_as`).
 
     Raises:
-        ValueError: it cannot.
+        ValueError: a layer cannot be made anew, or two layers hold the same weights.
     """
     originals = leaves(model)
+    _refuse_tied(originals)
     new = {id(originals[path]): [layer for layer, _ in chain] for path, chain in chains.items()}
     twin = _copy(model, new)
     for path, layer in originals.items():
@@ -78,16 +81,31 @@ def copy(model, chains, compiled=True):
 
 
 def compile_as(model, twin):
-    """Compile a copy as the model is, if it is."""
+    """Compile a copy as the model is, if it is, with an optimizer of its own, not yet built.
+
+    A loss or a metric that Keras cannot make anew from its configuration is shared with the model.
+    If that is the optimizer, the copy stays uncompiled, and a warning says so.
+    """
     if not model.compiled:
         return
-    try:
-        twin.compile_from_config(model.get_compile_config())
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "Keras cannot make anew what the model is compiled with: register it by "
-            "keras.saving.register_keras_serializable."
-        ) from error
+    options = dict(model._compile_config.config)  # private: the public way gives no objects
+    for name, given in options.items():
+        with contextlib.suppress(Exception):  # the user's own may raise anything
+            again = keras.saving.serialize_keras_object(given)
+            options[name] = keras.saving.deserialize_keras_object(again)
+    if options["optimizer"] is model.optimizer:
+        warnings.warn("the optimizer cannot be made anew: compile the copy.", stacklevel=2)
+        return
+    twin.compile(**options)
+
+
+def _refuse_tied(layers):
+    """Refuse {path: layer} in which two hold one variable, which copies of them would not."""
+    holds = {}
+    for path, layer in layers.items():
+        for variable in layer.weights:
+            if (other := holds.setdefault(id(variable), path)) != path:
+                raise ValueError(f"{other} and {path} hold the same weights: untie them first.")
 
 
 def _hand_over(layer, twin):
@@ -139,16 +157,21 @@ def _copy(model, new):
 
     def first(layer):
         chain = parts(layer)
-        chains[id(chain[0])] = chain
-        return chain[0]
+        start = chain[0] if chain else keras.layers.Identity()  # not called: the layer goes
+        chains[id(start)] = chain
+        return start
 
     def call(layer, *inputs, **arguments):
-        if len(chains[id(layer)]) == 1:
+        if chains[id(layer)] == [layer]:
             return layer(*inputs, **arguments)
-        x, *_ = inputs or arguments.values()
-        for part in chains[id(layer)]:
+        if inputs:
+            x, *others = inputs
+        else:
+            x, others = arguments.pop(next(iter(arguments))), []
+        chain = chains[id(layer)]
+        for part in chain[:-1]:
             x = part(x)
-        return x
+        return chain[-1](x, *others, **arguments) if chain else x
 
     plain = keras.Model(model.input, model.output, name=model.name)  # clone_model would compile
     return keras.models.clone_model(plain, clone_function=first, call_function=call)

@@ -4,6 +4,7 @@ The next kind is a subclass of Dense that says what differs, and an entry in KIN
 """
 
 import functools
+import itertools
 import math
 from typing import ClassVar
 
@@ -29,6 +30,9 @@ class Dense:
     width = "units"  # the option that says how many outputs there are
     entries = "kernel"  # what options on W's entries begin with
     axis = -1  # of inputs and outputs, along which the neurons lie
+    in_axis, out_axis = -2, -1  # of the kernel
+    stays = ""  # why none of its neurons can go
+    takes_means = True  # can its bias hold a mean of each column of x W?
 
     def __init__(self, layer):
         self.layer = layer
@@ -37,7 +41,7 @@ class Dense:
     def refusal(self):
         """Why this layer cannot be compressed, "" if it can."""
         if len(self.layer.weights) != 1 + len(self.bias):
-            return "quantized or with LoRA: more than a matrix and a bias"
+            return "more than a matrix and a bias, as if quantized or with LoRA"
         return ""
 
     @property
@@ -51,6 +55,11 @@ class Dense:
         return [] if getattr(self.layer, "bias", None) is None else [self.layer.bias]
 
     @property
+    def centred(self):
+        """Are means left to its bias?"""
+        return self.takes_means and bool(self.bias)
+
+    @property
     def shape(self):
         """(n_in, n_out)."""
         shape = self.kernel.shape
@@ -60,9 +69,9 @@ class Dense:
         """W (n_in, n_out)."""
         return np.reshape(self.kernel, self.shape)
 
-    def decompose(self):
-        """The SVD of W."""
-        return svd.decompose(self.matrix())
+    def decompose(self, D=None):
+        """The SVD of W, or its D leading terms."""
+        return svd.decompose(self.matrix(), D=D)
 
     def rows(self, x):
         """The rows (n, n_in) that W multiplies, of inputs x of the layer."""
@@ -82,7 +91,7 @@ class Dense:
         return rows.T @ rows, rows.sum(0), len(rows)
 
     def spread(self, Gamma):
-        """Γ (n_out, n_out) of what the loss feels of z."""
+        """Γ (n_out, n_out) of the columns of W, from that of the outputs z."""
         return Gamma
 
     def moved_bias(self, lost):
@@ -114,6 +123,18 @@ class Dense:
         """W in the shape of the layer's kernel."""
         return np.reshape(W, self.kernel.shape)
 
+    def resized(self, kernel, bias):
+        """The layer with a kernel of other inputs or outputs, and its weights."""
+        size = {self.width: kernel.shape[self.out_axis]}
+        return self.like(**self.free, **size), [kernel, *bias]
+
+    def watched(self):
+        """The chain of one that gives z = x W + b, and the chain that goes on from there."""
+        activation = getattr(self.layer, "activation", None)
+        options = {"dtype": self.layer.dtype_policy, "name": f"{self.layer.name}_activation"}
+        rest = keras.layers.Activation(activation, **options)
+        return self.one(self.matrix(), self.bias, **self.bare), [(rest, [])]
+
     def one(self, W, bias, **changes):
         """The chain of this layer alone, with another matrix."""
         return [(self.like(**changes), [self.fold(W), *bias])]
@@ -133,6 +154,19 @@ class Dense:
         """The two layers of `pair`, not built."""
         first = self.like(**self.named("U"), **{self.width: D}, **self.linear)
         return first, self.like(**self.named("Vt"))
+
+    def merged(self, second):
+        """The one layer, and its weights, of this factor and the second: `pair` undone."""
+        return second.after(self, self.layer.name.removesuffix("_U"))
+
+    def after(self, first, name):
+        """The layer of this name, and its weights, that gives what this one does after `first`."""
+        kernel = np.matmul(first.kernel, self.kernel)
+        return self.like(name=name, **self.window(first.layer)), [kernel, *self.bias]
+
+    def window(self, first):
+        """Options that this layer shares with the one before it."""
+        return {}
 
     @property
     def free(self):
@@ -155,7 +189,7 @@ class Dynamic(Dense):
     def matrix(self):
         return svd.truncate(self.decompose(), int(self.layer.rank))
 
-    def decompose(self):
+    def decompose(self, D=None):
         return self.layer.svd()
 
     def same_form(self, layer):
@@ -195,11 +229,16 @@ class Conv(Dense):
         return self._channels_last(self.patches(x)).reshape(-1, self.shape[0])
 
     def rows_out(self, z):
-        return self._channels_last(z).reshape(-1, self.kernel.shape[-1])
+        return self._channels_last(z).reshape(-1, self.kernel.shape[self.out_axis])
 
     def _channels_last(self, z):
         first = self.layer.data_format == "channels_first"
         return np.moveaxis(_array(z), 1, -1) if first else _array(z)
+
+    def window(self, first):
+        names = "kernel_size", "strides", "dilation_rate"
+        sides = {n: (getattr(first, n), getattr(self.layer, n)) for n in names}
+        return {n: tuple(map(max, *both)) for n, both in sides.items()} | {"padding": first.padding}
 
     def factors(self, D):
         first, _ = super().factors(D)
@@ -231,10 +270,6 @@ class Crossed(Conv):
     def fold(self, W):
         height, width, channels, filters = self.kernel.shape
         return np.swapaxes(np.reshape(W, (height, channels, width, filters)), 1, 2)
-
-    @functools.cached_property
-    def patches(self):
-        return self.factors(self.shape[0])[0]
 
     def spread(self, Gamma):
         # As if errors of different columns were independent: each is felt as z is.
@@ -269,6 +304,131 @@ def conv2d(layer):
     than the other there at the same error in the norm that the loss feels, too.
     """
     return min(Conv(layer), Crossed(layer), key=lambda kind: sum(kind.shape))
+
+
+class Transposed(Conv):
+    """Transposed convolutions: each input position x (channels) gives a window of outputs, x W;
+    overlapping windows are added.
+
+    W (channels, height · width · filters). The factors are a pointwise convolution with D filters
+    and the transposed convolution of these.
+    """
+
+    in_axis, out_axis = -1, -2
+    takes_means = False  # a bias has one number for all places of the window
+    refusal = Dense.refusal  # it knows no groups
+
+    @property
+    def shape(self):
+        *window, filters, channels = self.kernel.shape
+        return channels, math.prod(window) * filters
+
+    def matrix(self):
+        return np.moveaxis(self.kernel, -1, 0).reshape(self.shape)
+
+    def fold(self, W):
+        return np.moveaxis(np.reshape(W, (-1, *self.kernel.shape[:-1])), 0, -1)
+
+    def rows(self, x):
+        return self._channels_last(x).reshape(-1, self.shape[0])
+
+    def spread(self, Gamma):
+        # As if errors at different places of the window were independent; each place reaches one in
+        # so many outputs as the strides skip.
+        each = Gamma / math.prod(self.layer.strides)
+        return np.kron(np.eye(math.prod(self.kernel.shape[:-2])), each)
+
+    def moved_bias(self, lost):
+        return [np.ravel(b) for b in self.bias]  # nothing is lost in the mean that it could hold
+
+    def count(self, z, x):
+        rows = len(self.rows(x))
+        return rows * math.prod(self.shape), rows, rows
+
+    def pair(self, U, Vt, bias):
+        first, second = self.factors(U.shape[1])
+        return [(first, [U]), (second, [self.fold(Vt), *bias])]
+
+    def factors(self, D):
+        pointwise = POINTWISE[type(self.layer)]
+        options = {"data_format": self.layer.data_format, "dtype": self.layer.dtype_policy}
+        options |= {"trainable": self.layer.trainable, "name": f"{self.layer.name}_U"}
+        return pointwise(D, 1, use_bias=False, **options), self.like(**self.named("Vt"))
+
+    def after(self, first, name):
+        kernel = np.matmul(self.kernel, np.swapaxes(first.kernel, -1, -2))
+        return self.like(name=name), [kernel, *self.bias]
+
+
+class Recurrent(Dense):
+    """LSTM and GRU, also in both directions: z = x W is what each step takes from its input.
+
+    W (n_in, 4 · units) of an LSTM, (n_in, 3 · units) of a GRU, those of two directions side by
+    side. The factors are a Dense layer without bias and the recurrent layer, which gets D inputs.
+    The recurrent kernel is neither cut nor counted.
+    """
+
+    bias = ()
+    stays = "they feed their own next step"
+    free: ClassVar = {}
+
+    @property
+    def refusal(self):
+        plain = all(len(c.weights) == 2 + c.use_bias and type(c) in CELLS for c in self.directions)
+        if any(direction.stateful for direction in self.directions):
+            return "recurrent and stateful: what it sees depends on the order of the batches"
+        return "" if plain else "recurrent, but neither LSTM nor GRU as Keras makes them"
+
+    @property
+    def directions(self):
+        both = isinstance(self.layer, keras.layers.Bidirectional)
+        return [self.layer.forward_layer, self.layer.backward_layer] if both else [self.layer]
+
+    @property
+    def kernel(self):
+        return np.concatenate([direction.weights[0] for direction in self.directions], axis=1)
+
+    def count(self, z, x):
+        rows = math.prod(x.shape[:-1])
+        return rows * math.prod(self.shape), rows, rows
+
+    def same_form(self, layer):
+        return of(layer)  # a Dense layer where it is watched
+
+    def like(self, **changes):
+        config = self.layer.get_config() | changes
+        inside = [config[name] for name in ("layer", "backward_layer") if config.get(name)]
+        for direction in inside:
+            direction.pop("build_config", None)  # else it would be built, for n_in inputs
+        for options in [direction["config"] for direction in inside] or [config]:
+            options |= super().free
+        return type(self.layer).from_config(config)
+
+    def watched(self):
+        n_out = self.shape[1]
+        options = {"use_bias": False, "dtype": self.layer.dtype_policy}
+        dense = keras.layers.Dense(n_out, name=f"{self.layer.name}_kernel", **options)
+        return [(dense, [self.matrix()])], self.one(np.eye(n_out), ())
+
+    def resized(self, kernel, bias):
+        ((layer, weights),) = self.one(kernel, bias)
+        return layer, weights
+
+    def one(self, W, bias, **changes):
+        ends = np.cumsum([direction.weights[0].shape[1] for direction in self.directions])
+        parts = np.split(W, ends[:-1], axis=1)
+        pairs = zip(parts, self.directions, strict=True)
+        weights = [[part, *direction.get_weights()[1:]] for part, direction in pairs]
+        return [(self.like(**changes), [*itertools.chain(*weights)])]
+
+    def pair(self, U, Vt, bias):
+        options = {"dtype": self.layer.dtype_policy, "trainable": self.layer.trainable}
+        name, D = self.layer.name, U.shape[1]
+        first = keras.layers.Dense(D, use_bias=False, name=f"{name}_U", **options)
+        return [(first, [U]), *self.one(Vt, bias, name=f"{name}_Vt")]
+
+    def after(self, first, name):
+        return self.one(np.matmul(first.kernel, self.kernel), (), name=name)[0]
 
 
 class Embedding(Dense):
@@ -308,13 +468,31 @@ class Embedding(Dense):
         options["trainable"] = self.layer.trainable
         return first, keras.layers.Dense(self.shape[1], use_bias=False, **options)
 
+    def merged(self, second):
+        kernel, name = np.matmul(self.kernel, second.kernel), self.layer.name.removesuffix("_U")
+        options = {"activity_regularizer": second.layer.activity_regularizer, "name": name}
+        return self.like(output_dim=kernel.shape[1], **options), [kernel]
+
 
 KINDS = {
     keras.layers.Dense: Dense,
     DynamicDense: Dynamic,
     keras.layers.Conv1D: Conv,
     keras.layers.Conv2D: conv2d,
+    keras.layers.Conv3D: Conv,
+    keras.layers.Conv1DTranspose: Transposed,
+    keras.layers.Conv2DTranspose: Transposed,
+    keras.layers.Conv3DTranspose: Transposed,
+    keras.layers.LSTM: Recurrent,
+    keras.layers.GRU: Recurrent,
+    keras.layers.Bidirectional: Recurrent,
     keras.layers.Embedding: Embedding,
+}
+CELLS = keras.layers.LSTM, keras.layers.GRU
+POINTWISE = {
+    keras.layers.Conv1DTranspose: keras.layers.Conv1D,
+    keras.layers.Conv2DTranspose: keras.layers.Conv2D,
+    keras.layers.Conv3DTranspose: keras.layers.Conv3D,
 }
 
 NO_MATRIX = "no matrix"
@@ -331,7 +509,7 @@ LEFT_ALONE = [
         (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
         "separable: it is factorized already",
     ),
-    ((keras.layers.RNN,), "recurrent: its matrices are used step by step, inside"),
+    ((keras.layers.RNN,), "recurrent, but neither LSTM nor GRU as Keras makes them"),
     ((keras.layers.Wrapper,), "a wrapper, which calls the layer inside"),
     ((keras.Model,), "a subclassed model: no graph says how its layers connect"),
     (tuple(KINDS), "a subclass, with a call of its own"),

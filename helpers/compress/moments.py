@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import svd
 from ..backend import tf
 from . import drawn, feed, graph, kinds, watch
 
@@ -17,9 +18,10 @@ class Moments(NamedTuple):
     """C = E[xᵀx] (n_in, n_in) over a layer's inputs x, and Γ = E[gᵀg] (n_out, n_out), or None.
 
     Of an embedding, whose inputs are unit vectors, C is the diagonal (n_in,): how often each comes.
+    Of fewer rows than n_in, C is helpers.svd.Rows.
     """
 
-    C: np.ndarray
+    C: np.ndarray | svd.Rows
     Gamma: np.ndarray
     mean: np.ndarray  # E[x] (n_in,)
 
@@ -29,11 +31,11 @@ class Regression(NamedTuple):
 
     x: np.ndarray  # mean (n_in,)
     z: np.ndarray  # mean (n_out,)
-    C: np.ndarray  # cov(x) (n_in, n_in)
-    X: np.ndarray  # cov(x, z) (n_in, n_out)
+    C: np.ndarray | svd.Rows  # cov(x) (n_in, n_in), or x without its mean
+    X: np.ndarray  # cov(x, z) (n_in, n_out), or z without its mean (n, n_out)
 
 
-def measure(model, names, inputs, loss=None, samples=SAMPLES):
+def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     """C and Γ of layers, measured in one pass over the inputs.
 
         C = E[xᵀx],    Γ = E[gᵀg],    g = ∂loss/∂z,    z = x W + b
@@ -42,14 +44,17 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
     layers the blocks of its Fisher information: how much the loss feels a change of z. Where a
     layer multiplies several rows for one input (positions of a sequence, patches of an image), C
     is the mean over all rows, and Γ the sum over those of one input, which puts s² in units of
-    the loss in every layer. Masks are not known here: padding counts as any other position.
+    the loss in every layer. Masks are not known here: padding counts as any other position,
+    but in an embedding with mask_zero, where it does not count.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
         names: of layers that multiply by a matrix (`helpers.compress.graph.compressible`).
         inputs: of the model, as for `model.predict`.
-        loss: a Keras loss or its name: cross-entropy or mean squared error; None: no Γ.
-        samples: how many of the inputs are used, evenly spread.
+        loss: a Keras loss or its name: cross-entropy or mean squared error; several outputs may
+            have several (`helpers.compress.drawn.surprises`). None: no Γ.
+        samples: how many of the inputs are used.
+        weights: of the losses.
 
     Returns:
         {layer name: Moments}.
@@ -62,26 +67,35 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
     curvature, ICML 2015; for patches, Grosse and Martens, ICML 2016.
     """
     inputs = feed.chosen(model, inputs, samples)
-    surprise = None if loss is None else drawn.surprise(loss)
+    surprises = None if loss is None else drawn.surprises(model, loss, weights)
     layers = graph.leaves(model)
     probe = watch.watched(model, {name: kinds.of(layers[name]) for name in names})
     views = {name: view for name, (_, view, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
+    few = {}  # {name of a layer that gets fewer rows than n_in: all of them}
     batches = feed.batches(inputs, "measuring what the layers see", probe, probe.model)
     for k, batch in enumerate(batches):
         with tf.GradientTape() as tape:
             outputs, xs, zs = probe.run(batch, tape)
-            if surprise is not None:  # each output's labels are drawn apart
+            if surprises is not None:  # each output's labels are drawn apart
                 seeds = range(k * len(outputs), (k + 1) * len(outputs))
-                felt = sum(map(surprise, outputs, seeds))
+                each = zip(surprises, outputs, seeds, strict=True)
+                felt = sum(surprise(z, seed) for surprise, z, seed in each)
                 if not np.isfinite(felt):
                     raise ValueError(NOT_FINITE)
+        if not k:
+            share = len(batch[0]) / len(inputs[0])
+            few = {name: [] for name, view in views.items() if _are_few(view, xs[name], share)}
         gradients = {name: [] for name in names}
-        if surprise is not None:
+        if surprises is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
         for name, view in views.items():
             for x in xs[name]:
-                C, total, n = view.second_moment(x)
+                if name in few:
+                    few[name].append(view.rows(x))
+                    C, total, n = np.zeros(()), few[name][-1].sum(0), len(few[name][-1])
+                else:
+                    C, total, n = view.second_moment(x)
                 sums[name][0] += C.astype(float)
                 sums[name][2] += total.astype(float)
                 rows[name] += n
@@ -94,9 +108,17 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES):
     n = len(inputs[0])
     found = {}
     for name, (C, Gamma, mean) in sums.items():
-        Gamma = None if surprise is None else views[name].spread(Gamma / n)
-        found[name] = Moments(C / rows[name], Gamma, mean / rows[name])
+        Gamma = None if surprises is None else views[name].spread(Gamma / n)
+        C = svd.Rows(np.concatenate(few[name])) if name in few else C / rows[name]
+        found[name] = Moments(C, Gamma, mean / rows[name])
     return found
+
+
+def _are_few(view, xs, share):
+    """Are all rows, of which these are a share, fewer than n_in?"""
+    if isinstance(view, kinds.Embedding):
+        return False
+    return sum(len(view.rows(x)) for x in xs) / share < view.shape[0]
 
 
 def regression(before, after, name, inputs):
@@ -104,7 +126,7 @@ def regression(before, after, name, inputs):
 
     Args:
         before, after: from `helpers.compress.watch.watched`, of a model and its smaller copy.
-        name: of the layer, which says whether it has a bias; without one nothing is centred.
+        name: of the layer. Means are removed only if its bias can hold them.
         inputs: a list of arrays, as from `helpers.compress.feed.chosen`.
 
     Returns:
@@ -114,25 +136,35 @@ def regression(before, after, name, inputs):
     W = whole.matrix()
     (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
     seen = [], []
-    n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
+    n, sums, middles, few = 0, [0.0, 0.0, 0.0, 0.0], None, None
     probe, doing = before.alone(name), f"cutting {name}"
     for pair in feed.batches(inputs, doing, probe, before.model, first + second):
         (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
+        if middles is None and _are_few(view, cut[name], len(pair[0]) / len(inputs[0])):
+            few = [], []
         for x, was in zip(cut[name], uncut[name], strict=True):
             if np.size(x) / len(pair[0]) * len(inputs[0]) <= KEPT:
                 seen[0].append(was)
                 seen[1].append(x)
             x, was = view.rows(x), whole.rows(was)
             if middles is None:  # in float32, squares of a large mean would drown the variance
-                middles = [rows.mean(0) * bool(view.bias) for rows in (x, was)]
+                middles = [rows.mean(0) * view.centred for rows in (x, was)]
             x, was = x - middles[0], was - middles[1]
             n += len(x)
-            for i, part in enumerate((x.sum(0), was.sum(0), x.T @ x, x.T @ was)):
+            parts = [x.sum(0), was.sum(0)]
+            if few is None:
+                parts += [x.T @ x, x.T @ was]
+            else:
+                few[0].append(x)
+                few[1].append(was)
+            for i, part in enumerate(parts):
                 sums[i] = sums[i] + part.astype(float)
     for network, xs in zip((before, after), seen, strict=True):
         network.keep(name, xs)
-    x, z, C, X = (part / n for part in (sums[0], sums[1] @ W, sums[2], sums[3] @ W))
-    if not view.bias:
-        x, z = 0 * x, 0 * z
+    x, z = sums[0] / n * view.centred, sums[1] @ W / n * view.centred
     means = x + middles[0], z + middles[1] @ W
+    if few is not None:
+        every = [np.concatenate(rows).astype(float) for rows in few]
+        return Regression(*means, svd.Rows(every[0] - x), every[1] @ W - z)
+    C, X = sums[2] / n, sums[3] @ W / n
     return Regression(*means, C - np.outer(x, x), X - np.outer(x, z))

@@ -15,13 +15,18 @@ from .flow import flow
 
 L = keras.layers
 # Layers that treat each neuron alone: those that keep its place, and those that may move it.
-IN_PLACE = [L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity, L.Rescaling, L.Dropout]
-IN_PLACE += [L.SpatialDropout1D, L.SpatialDropout2D, L.AlphaDropout, L.GaussianNoise]
-IN_PLACE += [L.GaussianDropout, L.ActivityRegularization, L.BatchNormalization]
-MOVING = [L.MaxPooling1D, L.MaxPooling2D, L.AveragePooling1D, L.AveragePooling2D]
-MOVING += [L.GlobalMaxPooling1D, L.GlobalMaxPooling2D]
-MOVING += [L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.ZeroPadding1D, L.ZeroPadding2D]
-MOVING += [L.Cropping1D, L.Cropping2D, L.UpSampling1D, L.UpSampling2D, L.Flatten, L.Reshape]
+IN_PLACE = [L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity, L.Rescaling]
+IN_PLACE += [L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D]
+IN_PLACE += [L.AlphaDropout, L.GaussianNoise, L.GaussianDropout]
+IN_PLACE += [L.ActivityRegularization, L.BatchNormalization]
+MOVING = [L.Flatten, L.Reshape]
+MOVING += [L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D]
+MOVING += [L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D]
+MOVING += [L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D]
+MOVING += [L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D]
+MOVING += [L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D]
+MOVING += [L.Cropping1D, L.Cropping2D, L.Cropping3D]
+MOVING += [L.UpSampling1D, L.UpSampling2D, L.UpSampling3D]
 
 
 class Link(NamedTuple):
@@ -30,7 +35,7 @@ class Link(NamedTuple):
     consumer: str  # its path
     count: int  # of neurons
     entries: np.ndarray  # for each input along the consumer's kernel, the neuron it comes from
-    vectors: dict  # {path on the way: the same for each number of its vectors}
+    vectors: dict  # {path of a BatchNormalization on the way: the neuron of each of its entries}
     shapes: dict  # {path of a Reshape on the way: its target for any number of neurons}
 
     def columns(self, n_in):
@@ -64,7 +69,9 @@ def links(model, paths):
 
 
 def _link(path, layers, calls):
-    own = calls.calls(path)
+    own, kind = calls.calls(path), kinds.of(layers[path])
+    if kind.stays:
+        raise Stay(kind.stays)
     ends = {_follow(call, layers, calls) for call in own}
     if len(ends) > 1:
         consumers = sorted({consumer for consumer, _ in ends})
@@ -81,7 +88,7 @@ def _link(path, layers, calls):
             raise Stay(f"they go to {other}, in another model")
     if not _is_alone(getattr(layers[path], "activation", None)):
         raise Stay("their activation compares them with one another")
-    return _marked(kinds.of(layers[path]), [(p, layers[p]) for p in between], consumer, layers)
+    return _marked(kind, [(p, layers[p]) for p in between], consumer, layers)
 
 
 def _follow(call, layers, calls):
@@ -90,10 +97,12 @@ def _follow(call, layers, calls):
     while True:
         if call in calls.outputs:
             raise Stay("they are outputs of the model")
-        after = calls.after(call)
+        before, after = call, calls.after(call)
         if len(after) != 1:
             raise Stay("they go to " + (" and ".join(path for path, _ in after) or "nothing"))
         (call,) = after
+        if calls.fed_by[call].index(before):
+            raise Stay(f"they go to {call[0]}, not as its inputs")
         layer = layers.get(call[0])
         if layer is not None and not kinds.refusal(layer):
             return call[0], tuple(between)
@@ -115,7 +124,7 @@ def _is_alone(activation):
 
 def _marked(kind, between, consumer, layers):
     """The Link that is seen where each neuron gives its own number, from 1, wherever it goes."""
-    consumer_kind, count = kinds.of(layers[consumer]), kind.kernel.shape[-1]
+    consumer_kind, count = kinds.of(layers[consumer]), kind.kernel.shape[kind.out_axis]
     shape = [1, *(size or 8 for size in kind.layer.output.shape[1:])]
     along = np.ones(len(shape), int)
     along[kind.axis] = count
@@ -127,14 +136,16 @@ def _marked(kind, between, consumer, layers):
         elif np.ndim(getattr(layer, "scale", 0)) or np.ndim(getattr(layer, "offset", 0)):
             raise Stay(f"they go to {path}")
         elif type(layer) in MOVING:
-            marks = np.rint(_with(layer, [], dtype="float32")[0](marks))
+            move = _with(layer, [], dtype="float32")[0]
+            moved, share = (np.asarray(move(a.astype("float32"))) for a in (marks, marks > 0))
+            marks = np.rint(moved / np.maximum(share, 1e-9))  # padding has its share of a mean
         if type(layer) is L.Reshape:
             varies = [a for a in range(1, marks.ndim) if np.ptp(marks, axis=a).any()]
             if len(varies) > 1 or None in kind.layer.output.shape[1:]:
                 raise Stay(f"{path} mixes them")
             shapes[path] = tuple(-1 if a in varies else n for a, n in enumerate(marks.shape))[1:]
     entries = _neurons(marks, consumer_kind.axis, count)
-    if len(entries) != consumer_kind.kernel.shape[-2]:
+    if len(entries) != consumer_kind.kernel.shape[consumer_kind.in_axis]:
         raise Stay("they are mixed on their way")
     return Link(consumer, count, entries, vectors, shapes)
 
@@ -166,11 +177,13 @@ def narrow(model, links, kept):
         kind = kinds.of(layers[path])
         kernel, bias = np.asarray(kind.kernel), [np.asarray(b) for b in kind.bias]
         if path in kept:
-            kernel, bias = kernel[..., kept[path]], [b[kept[path]] for b in bias]
+            kernel = np.take(kernel, kept[path], axis=kind.out_axis)
+            bias = [b[kept[path]] for b in bias]
         if path in inputs:
             source = inputs[path]
-            kernel = np.compress(np.isin(links[source].entries, kept[source]), kernel, axis=-2)
-        chains[path] = [(kind.like(**kind.free, **{kind.width: kernel.shape[-1]}), [kernel, *bias])]
+            stays = np.isin(links[source].entries, kept[source])
+            kernel = np.compress(stays, kernel, axis=kind.in_axis)
+        chains[path] = [kind.resized(kernel, bias)]
     for path, neurons in kept.items():
         for other, entries in links[path].vectors.items():
             stays = np.isin(entries, neurons)

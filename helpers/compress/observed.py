@@ -5,29 +5,32 @@ import functools
 import numpy as np
 
 from .. import columns, svd
-from . import cut, feed, goal, graph, moments, neurons, watch
+from . import cut, feed, goal, graph, kinds, merged, moments, neurons, watch
 from .share import Part
 
 
-def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES):
+def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES, loss_weights=None):
     """See what inputs make of a model's layers, in one pass, to cut it by.
 
     No labels are needed: those of the loss are drawn from the model's own answers.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
-        inputs: of the model, as for `model.predict`: an array, a list or a dict of arrays.
-        loss: a cross-entropy or the mean squared error, as Keras has them, or its name: what it
-            feels of each layer's outputs weighs the layers' errors; None weighs all alike.
+        inputs: of the model, as for `model.fit`: an array, a list or a dict of arrays, or a
+            dataset or generator of batches, with labels or without.
+        loss: a cross-entropy or the mean squared error, as Keras has them, or its name; for several
+            outputs a list, or a dict by their names, of which some may be None. What it feels of
+            each layer's outputs weighs the layers' errors; without a loss all weigh alike.
         layers: names of layers; `hidden_layers` by default.
-        samples: how many of the inputs are used, evenly spread.
+        samples: how many of the inputs are used: evenly spread, or the first of a dataset.
+        loss_weights: of several losses, as `model.compile` takes them.
 
     Returns:
         Observed.
 
     Raises:
-        ValueError: a layer cannot be compressed, inputs do not fit the model or are too few, or
-            the loss is not one that labels can be drawn for.
+        ValueError: a layer cannot be compressed, inputs do not fit the model or are too few, the
+            loss is not one that labels can be drawn for, or does not fit the outputs.
 
     >>> from helpers.backend import keras
     >>> layers = [keras.layers.Dense(50, "relu", name="hidden"), keras.layers.Dense(3)]
@@ -36,19 +39,28 @@ def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES):
     >>> seen.cut(parameters=1000).network.count_params() <= 1000
     True
     """
-    chosen = cut.chosen(model, layers)
-    links, stay = neurons.links(model, chosen)
+    whole = merged.whole(model)
+    chosen = cut.chosen(whole, layers)
+    links, stay = neurons.links(whole, chosen)
     fed = [link.consumer for link in links.values()]
-    every = cut.chosen(model, [n for n in graph.compressible(model) if n in {*chosen, *fed}])
+    every = cut.chosen(whole, [n for n in graph.compressible(whole) if n in {*chosen, *fed}])
     inputs = feed.chosen(model, inputs, samples)
-    seen = moments.measure(model, list(every), inputs, loss)
-    return Observed(model, [*chosen], every, links, stay, inputs, seen)
+    seen = moments.measure(whole, list(every), inputs, loss, samples, loss_weights)
+    for name, link in [*links.items()]:
+        if isinstance(C := seen[link.consumer].C, svd.Rows):
+            stay[name] = (
+                f"its neurons stay: {link.consumer} sees {len(C.x)} rows, too few for its inputs"
+            )
+            del links[name]
+    return Observed(model, whole, [*chosen], every, links, stay, inputs, seen)
 
 
 class Observed:
     """A model, its layers to cut, and what they have seen: from `observe`.
 
     Attributes:
+        model: as it was given.
+        whole: the model, merged if it was factorized before; it is cut anew.
         svds: {layer name: helpers.svd.SVD}, weighted by the C = E[xᵀx] of the layer's inputs and
             by the Γ that the loss feels (`helpers.compress.moments`). With a loss, ½ Σ s² over
             what is dropped is the predicted rise of the loss. `helpers.compress.truncate` and
@@ -58,8 +70,8 @@ class Observed:
         stay: {layer name: why its neurons cannot go}.
     """
 
-    def __init__(self, model, names, views, links, stay, inputs, seen):
-        self.model, self.stay = model, stay
+    def __init__(self, model, whole, names, views, links, stay, inputs, seen):
+        self.model, self.whole, self.stay = model, whole, stay
         self._names, self._views, self._links = names, views, links
         self._inputs, self._seen = inputs, seen
 
@@ -74,12 +86,12 @@ class Observed:
 
     @functools.cached_property
     def _uncut(self):
-        return watch.watched(self.model, self._views)
+        return watch.watched(self.whole, self._views)
 
     def _choose(self, link):
         """A layer's neurons, by what the layer that they feed makes of them."""
         view, (C, Gamma, mean) = self._views[link.consumer], self._seen[link.consumer]
-        A = C - np.outer(mean, mean) if view.bias else C  # a bias takes up a mean
+        A = C - np.outer(mean, mean) if view.centred else C  # a bias takes up a mean
         B, R = A @ view.matrix(), svd.root("Gamma", Gamma, view.shape[1])
         blocks = link.columns(len(A))
         order = blocks.ravel()
@@ -115,7 +127,7 @@ class Observed:
         return float(dropped.sum() + gains.sum()) / 2
 
     def _weights(self, path):
-        return graph.leaves(self.model)[path].weights
+        return graph.leaves(self.whole)[path].weights
 
     def layer_by_layer(self, D):
         """The factorized network whose layers are cut in turn, each for what it gets by then.
@@ -163,7 +175,7 @@ class Observed:
         Returns:
             keras.Model, of plain Keras layers, compiled as the model is.
         """
-        small = neurons.narrow(self.model, self._links, kept)
+        small = neurons.narrow(self.whole, self._links, kept)
         layers = graph.leaves(small)
         fed = {self._links[name].consumer for name in kept}
         views = {n: view for n, view in self._views.items() if n in {*ranks, *kept, *fed}}
@@ -175,7 +187,7 @@ class Observed:
             outputs = self._columns(name, kept)
             Gamma = Gamma if Gamma is None else Gamma[np.ix_(outputs, outputs)]
             W, bias, fit = view.matrix(), view.bias, None
-            if C.ndim > 1:  # of an embedding no cut before it changes the tokens
+            if not isinstance(view, kinds.Embedding):  # whose tokens no cut before it changes
                 fit = moments.regression(self._uncut, becoming, name, self._inputs)
                 C, z = fit.C, fit.z[outputs]
                 W = svd.regress(C, fit.X[:, outputs], W)
@@ -229,7 +241,7 @@ class Observed:
             tune: a function from a network to a trained one, which is measured in its place and
                 returned.
             neurons: False keeps all neurons.
-            ranks: False keeps each layer one.
+            ranks: False leaves every matrix whole.
             multiple: widths and ranks are multiples of it, which some hardware likes (8).
 
         Returns:

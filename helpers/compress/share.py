@@ -14,7 +14,7 @@ class Part(NamedTuple):
     """A layer with a matrix W (n_in, n_out), as a budget sees it.
 
     What is kept of it keeps the loss from rising: ½ s² for each singular value (`svd.decompose`),
-    half a gain for each neuron (`columns.choose`), both in descending order.
+    half a gain for each neuron (`columns.choose`), in the order of the choice.
     """
 
     n_in: int

@@ -1,6 +1,7 @@
 """What was done to which layer, and why was the rest left alone?"""
 
 import html
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from .. import svd
 from ..layers import DynamicDense
 from . import graph, kinds, watch
 from .flow import output_layers
+from .merged import whole
 
 
 class Row(NamedTuple):
@@ -82,16 +84,17 @@ def report(before, after, seen=None, measure=None):
     Raises:
         ValueError: `after` lacks a layer of `before`: it is not a copy of it.
     """
-    made = graph.leaves(after)
+    leaves = graph.leaves(before), graph.leaves(after)
     adds = _multiply_adds(before), _multiply_adds(after)
-    outputs = output_layers(before)
+    merged = whole(before)
+    outputs = output_layers(merged)
     rows = []
-    for path, layer in graph.leaves(before).items():
+    for path, layer in graph.leaves(merged).items():
         if layer.weights:
-            names = [path] if path in made else [f"{path}_U", f"{path}_Vt"]
-            if not made.keys() >= set(names):
+            names = [path], [f"{path}_U", f"{path}_Vt"]
+            parts = [_those(some, names) for some in leaves]
+            if parts[1] is None:
                 raise ValueError(f"{after.name!r} has no {path!r}: it is not a copy of the model.")
-            parts = {name: made[name] for name in names}
             rows.append(_row(path, layer, parts, adds, seen, path in outputs))
     counted = [row.multiply_adds for row in rows if row.multiply_adds]
     total = tuple(map(sum, zip(*counted, strict=True))) if counted else None
@@ -101,18 +104,26 @@ def report(before, after, seen=None, measure=None):
     return Report(rows, parameters, total, measured, _notes(rows, parameters, total, measured))
 
 
+def _those(layers, names):
+    """{path: layer} of the first of these lists of paths whose layers there all are."""
+    found = [some for some in names if layers.keys() >= {*some}]
+    return {path: layers[path] for path in found[0]} if found else None
+
+
 def _row(path, layer, parts, adds, seen, is_output):
-    """The Row of a layer that has become these parts, {path: layer}."""
-    count = layer.count_params(), sum(part.count_params() for part in parts.values())
-    counts = sum((adds[1].get(name, 0) for name in parts), 0)
-    costs = (adds[0][path], counts) if path in adds[0] and adds[1] else None
+    """The Row of a layer, which was and has become these parts: {path: layer}, twice."""
+    count = tuple(sum(part.count_params() for part in some.values()) for some in parts)
+    counts = [[some.get(name) for name in those] for some, those in zip(adds, parts, strict=True)]
+    costs = None if None in itertools.chain(*counts) else tuple(map(sum, counts))
     reason = kinds.refusal(layer)
     if reason:
         return Row(path, type(layer).__name__, *[None] * 6, count, costs, reason)
-    kind, parts = kinds.of(layer), [*parts.values()]
+    kind, parts = kinds.of(layer), [*parts[1].values()]
     edge, rank = svd.break_even_rank(kind.shape), _rank(kind, parts)
-    widths = kind.kernel.shape[-1], parts[-1].weights[0].shape[-1]
-    same = widths[0] == widths[1] and kind.kernel.shape[-2] == parts[0].weights[0].shape[-2]
+    first, last = kinds.of(parts[0]), kinds.of(parts[-1])
+    widths = tuple(view.kernel.shape[view.out_axis] for view in (kind, last))
+    inputs = [view.kernel.shape[view.in_axis] for view in (kind, first)]
+    same = widths[0] == widths[1] and inputs[0] == inputs[1]
     factors = seen.svds.get(path) if seen else None
     kept = None
     if rank is not None and same:

@@ -102,11 +102,9 @@ def watched(model, views):
     chains, parts = {}, {}
     for path, kind in views.items():
         before, behind = Watch(), Watch()
-        ((layer, weights),) = kind.one(kind.matrix(), kind.bias, **kind.bare)
-        activation = getattr(kind.layer, "activation", None)
-        activation = keras.layers.Activation(activation, dtype=layer.dtype_policy)
-        chains[path] = [(before, []), (layer, weights), (behind, []), (activation, [])]
-        parts[path] = before, kind.same_form(layer), behind
+        product, rest = kind.watched()
+        chains[path] = [(before, []), *product, (behind, []), *rest]
+        parts[path] = before, kind.same_form(product[0][0]), behind
     copy = _with_lists(graph.copy(model, chains, compiled=False))
     calls = flow(model).calls
     several = {path for path in views if "/" in path or len(calls(path)) > 1}

@@ -1,0 +1,52 @@
+"""Which two layers are the factors of one matrix, and how do they become one layer again?"""
+
+from . import graph, kinds
+from .flow import flow
+
+
+def merge(model):
+    """A copy of the model in which pairs from `factorize` are one layer again, W = U Vt.
+
+    It gives the same outputs, whether the pairs were trained since or not, and can be cut again:
+    the result is as if it had been cut only once.
+
+    Args:
+        model: a built Keras model, Sequential or functional; not changed.
+
+    Returns:
+        keras.Model, in which X_U and X_Vt have become X.
+
+    Raises:
+        ValueError: the model cannot be copied.
+    """
+    layers, chains = graph.leaves(model), {}
+    for first, second in pairs(model).values():
+        chains[first] = []
+        chains[second] = [kinds.of(layers[first]).merged(kinds.of(layers[second]))]
+    return graph.copy(model, chains)
+
+
+def whole(model):
+    """The model, merged if any of its layers was factorized."""
+    return merge(model) if pairs(model) else model
+
+
+def pairs(model):
+    """{path of a layer that was factorized: (path of its U, path of its Vt)}."""
+    layers, calls, found = graph.compressible(model), flow(model), {}
+    for first in layers:
+        path, second = first.removesuffix("_U"), first.removesuffix("_U") + "_Vt"
+        if first == path or second not in layers:
+            continue
+        ends = {other for call in calls.calls(first) for other, _ in calls.after(call)}
+        fed = [calls.fed_by[call][0] for call in calls.calls(second)]  # then come masks, states
+        starts = {call and call[0] for call in fed}
+        alone = ends == {second} and starts == {first} and first not in dict(calls.outputs)
+        if alone and _is_linear(layers[first]):
+            found[path] = first, second
+    return found
+
+
+def _is_linear(layer):
+    activation = getattr(layer, "activation", None)
+    return not kinds.of(layer).bias and getattr(activation, "__name__", "linear") == "linear"
