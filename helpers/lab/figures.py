@@ -160,7 +160,7 @@ def matrices(W, W_D, D, name, folder=None):
     top = np.quantile(np.abs(W[shown]), 0.995)
     titles = "W", f"$W_D$, D = {D}", "W − $W_D$"
     for ax, matrix, title in zip(axes, (W, W_D, W - W_D), titles, strict=True):
-        image = ax.imshow(matrix[shown], cmap="PuOr", vmin=-top, vmax=top)
+        image = ax.imshow(matrix[shown], "PuOr", vmin=-top, vmax=top, interpolation="nearest")
         ax.set_title(title)
         ax.axis("off")
     figure.colorbar(image, ax=axes, shrink=0.8)
