@@ -166,24 +166,19 @@ def test_what_the_readme_claims_of_the_committed_table():
         for D, (accuracies, _) in by_rank.items()
     }
     published = pd.read_csv(results.PUBLISHED).groupby("source")["test_accuracy"]
-    assert (
-        mean["fine_tuned_shared", 20] > published.max()[["public solutions", "DLRT, means"]].max()
-    )
-    assert mean["fine_tuned_shared", 20] > mean["baseline", 20] - 0.001
+    best = published.max()[["public solutions", "DLRT, means"]].max()
+    for D in (5, 10, 20):
+        assert max(best, mean["small_dense", D]) < mean["cut", D]
+        assert mean["small_dense", D] < mean["cut_shape_anew", D] < mean["fine_tuned_cut", D]
+        assert mean["fine_tuned_cut", D] > mean["baseline", D] - 0.001
+        assert mean["cut", D] > mean["interpolative", D] + 0.005
+        assert mean["random_factors_shared", D] < mean["fine_tuned_shared", D]
+    assert mean["cut", 5] > mean["baseline", 5] - 0.003
+    assert mean["shared", 5] < 0.83
     assert mean["shared", 20] > mean["baseline", 20] - 0.001
-    assert mean["fine_tuned_shared", 20] > mean["small_dense", 20] + 0.001
-    assert abs(mean["fine_tuned_shared", 10] - mean["small_dense", 10]) < 0.002
-    assert mean["fine_tuned_shared", 5] < mean["small_dense", 5] - 0.01
-    assert all(
-        mean["random_factors_shared", D] > mean["fine_tuned_shared", D] - 0.01 for D in (5, 10, 20)
-    )
     assert mean["dynamic_ranks", 20] > mean["fine_tuned", 20]
     assert mean["truncated", 20] > published.first()["public solutions"] + 0.02
     assert mean["straight_through", 20] < mean["tangent", 20] - 0.008
-    assert abs(mean["dynamic_no_training_ranks", 20] - mean["dynamic_ranks", 20]) < 0.0015
-    for method in ("dynamic_no_training_ranks", "dynamic_ranks"):
-        assert mean[method, 10] > mean["dynamic_tapered", 10] + 0.001
-        assert all(mean[method, D] > mean["dynamic_tolerance", D] + 0.02 for D in (5, 10, 20))
     assert abs(mean["baseline_adamw", 20] - mean["baseline", 20]) < 0.001
     assert mean["truncated_adamw", 20] < mean["truncated", 20] - 0.1
     assert mean["truncated", 20] + 0.01 < mean["whitened", 20] < mean["shared", 20] - 0.01

@@ -37,6 +37,7 @@ OTHERS = {
     "random_factors": "random factors",
     "random_factors_shared": "random factors, shared ranks",
     "truncated_adamw": "plain, baseline by AdamW",
+    "dynamic": "dynamic",
     "from_scratch": "from scratch",
 }
 CONTROLS = {
@@ -46,13 +47,6 @@ CONTROLS = {
     "interpolative": "interpolative decomposition, equal widths",
     "neurons_by_norm": "neurons by norm, equal widths",
     "random_neurons": "random neurons, equal widths",
-}
-RANKS = {
-    "dynamic": "equal",
-    "dynamic_tapered": "falling from layer to layer by 0.7",
-    "dynamic_tolerance": "by a tolerance on the energy",
-    "dynamic_no_training_ranks": "shared before training",
-    "dynamic_ranks": "shrinking",
 }
 DERIVATIVES = {"straight_through": "straight-through", "tangent": "tangent", "exact": "exact"}
 # Claims rest on these differences: the first less the second, seed by seed.
@@ -240,7 +234,6 @@ def page(table, folder):
         "Other methods": _cells(table, OTHERS, whole),
         "Neurons and ranks: controls": _cells(table, CONTROLS, whole),
         "Differences in points, seed by seed: mean ± standard error (seeds)": _pairs(table),
-        "Dynamic networks, by the choice of their ranks": _cells(table, RANKS, whole),
         derivatives: _cells(table, DERIVATIVES, whole),
         "Published results": _published(),
         "Pictures": _pictures(folder),

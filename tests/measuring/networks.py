@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 from filelock import FileLock
 
-from helpers import callbacks, compress, data, model, svd
+from helpers import callbacks, compress, data, model
 from helpers.backend import keras
 from helpers.lab import results, store
 
@@ -215,51 +215,14 @@ def largest(case):
     return {n: min(most, min(network.get_layer(n).kernel.shape) - 1) for n in names}
 
 
-def shrink(case, by=callbacks.Shrink):
-    return by(case.D, case.digits.x_train, ENTROPY)
-
-
-def dynamic_no_training_ranks(case):
-    """Shared ranks, as they are before training."""
-    start = compress.dynamic(case.network, compress.shared_ranks(case.seen.svds, case.D))
-    return case.train(start, callbacks.Refresh(case.D))
-
-
-def dynamic_tapered(case):
-    """Ranks that fall by 0.7 from layer to layer."""
-    flat = {
-        name: svd.SVD(f.U, np.sqrt(0.7**layer / np.arange(1, len(f.s) + 1)), f.Vt)
-        for layer, (name, f) in enumerate(compress.decompose(case.network).items())
-    }
-    start = compress.dynamic(case.network, compress.shared_ranks(flat, case.D))
-    return case.train(start, callbacks.Refresh(case.D))
-
-
-class Tolerance(callbacks.Shrink):
-    """A tolerance on the energy: each layer drops the same share, as large as the budget asks."""
-
-    def worth(self):
-        found = {}
-        for name, layer in self.layers.items():
-            fresh = layer.fresh_svd()
-            layer.refresh(fresh)
-            left = np.cumsum((fresh.s**2)[::-1])[::-1] / np.sum(fresh.s**2)
-            U, _, Vt = layer.track(steps=0)
-            # What `shared_ranks` will divide by: the same share counts the same.
-            scale = sum(layer.kernel.shape)
-            found[name] = svd.SVD(U, np.sqrt(scale * left[: layer.D]), Vt)
-        return found
-
-
-def dynamic_tolerance(case):
-    return case.train(compress.dynamic(case.network, largest(case)), shrink(case, Tolerance))
+def shrink(case):
+    return callbacks.Shrink(case.D, case.digits.x_train, ENTROPY)
 
 
 METHODS = [truncated, whitened, two_sided, layer_by_layer, shared, fine_tuned_shared]
 METHODS += [cut, fine_tuned_cut, fine_tuned_cut_longer, cut_shape_anew, cut_neurons_only]
 METHODS += [neurons_by_norm, random_neurons, interpolative]
 METHODS += [random_factors_shared, small_dense, dynamic, dynamic_ranks, from_scratch]
-METHODS += [dynamic_no_training_ranks, dynamic_tapered, dynamic_tolerance]
 METHODS += [baseline_longer, baseline_adamw, truncated_adamw]
 METHODS = {method.__name__: method for method in METHODS}
 
