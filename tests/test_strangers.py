@@ -25,7 +25,7 @@ def test_a_strangers_model_is_cut_to_a_tenth(few):
     x = image = keras.Input((28, 28, 1))
     for filters in (16, 32):
         x = L.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-        x = L.MaxPooling2D()(L.ReLU()(L.BatchNormalization()(x)))
+        x = L.MaxPooling2D()(L.ReLU()(L.BatchNormalization(momentum=0.8)(x)))
     x = L.Dense(256, "relu")(L.Flatten()(x))
     ends = {"digit": L.Dense(10, name="digit")(x), "even": L.Dense(1, "sigmoid", name="even")(x)}
     model = keras.Model(image, ends)
