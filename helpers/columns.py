@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from . import svd
 
@@ -18,7 +17,7 @@ class Chosen(NamedTuple):
     gains: np.ndarray  # (k,): what each explains, in units of T²
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # many small products
+@svd.on_one_thread
 def choose(A, B, size=1, ridge=RIDGE):
     """Choose columns of h one after the other, each the one that explains most of T.
 

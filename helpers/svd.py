@@ -14,6 +14,8 @@ from scipy.sparse.linalg import svds
 from threadpoolctl import threadpool_limits
 
 LARGE = 2000  # if the shorter side is as long, many leading terms are found by squaring the matrix
+# For many small products: on a busy machine, threads that wait for threads take ten times as long.
+on_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 RIDGE = {"C": 1e-4, "Gamma": 1e-2}  # of the mean eigenvalue, added to each of them
 
 
@@ -54,6 +56,7 @@ def full_svd_is_faster(shape, D):
     return 4 * D > min(shape)
 
 
+@on_one_thread
 def decompose(W, C=None, Gamma=None, D=None):
     """The singular value decomposition of W, weighted on both sides.
 
@@ -118,6 +121,7 @@ def _decompose_by_rows(W, x, R, D):
     return SVD(U, s, Pt)
 
 
+@on_one_thread
 def regress(C, X, W):
     """The kernel that maps inputs x to outputs z with the least squared error.
 
@@ -163,8 +167,7 @@ def _leading(M, D):
         U, s, Vt = np.linalg.svd(M, full_matrices=False)
         return U[:, :D], s[:D], Vt[:D]
     start = np.random.default_rng(0).normal(size=min(M.shape))  # the same for the same M
-    with threadpool_limits(1, "blas"):  # of many small products, threads would wait for threads
-        U, s, Vt = svds(M, k=D, v0=start)
+    U, s, Vt = svds(M, k=D, v0=start)
     return U[:, ::-1], s[::-1], Vt[::-1]
 
 
