@@ -12,7 +12,7 @@ from helpers.backend import keras, tf
 from helpers.compress import graph, kinds, moments, watch
 from helpers.lab import cost
 
-from .zoo import LOSS, MODELS, NAMES, inputs, matches, resnet, text
+from .zoo import LOSS, MODELS, NAMES, inputs, matches, resnet, sixteen_bits, text
 
 L = keras.layers
 ACTIVATIONS = st.sampled_from(["relu", "tanh", "linear", "gelu"])
@@ -450,7 +450,7 @@ def test_initial_values_of_the_whole_do_not_hinder_factors():
     assert [layer.name for layer in small.layers][1:3] == ["words_U", "words_Vt"]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("mixed_bfloat16", marks=sixteen_bits)])
 def test_other_precisions(dtype):
     start = keras.Input((6, 6, 2), dtype="float32")
     x = L.Conv2D(5, 3, dtype=dtype, name="conv")(start)

@@ -9,6 +9,8 @@ from helpers import compress, svd
 from helpers.backend import keras, tf
 from helpers.compress import drawn, feed, moments, watch
 
+from .zoo import sixteen_bits
+
 Dense = keras.layers.Dense
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -320,6 +322,7 @@ def test_classes_lie_along_the_axis_that_the_loss_says():
     np.testing.assert_allclose(found["c"].Gamma, expected, rtol=1e-4)
 
 
+@sixteen_bits
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_a_loss_of_sixteen_bits_is_summed_in_thirty_two(policy):
     """Of 800 outputs and 1,000 inputs: far beyond the largest number in 16 bits, 65,504."""

@@ -8,7 +8,7 @@ from helpers.backend import keras
 from helpers.compress import kinds, watch
 from helpers.lab import cost
 
-from .zoo import MODELS, NAMES, columns, inputs, lenet, resnet, text
+from .zoo import MODELS, NAMES, columns, inputs, lenet, resnet, sixteen_bits, text
 
 L = keras.layers
 
@@ -147,6 +147,7 @@ def test_too_small_dynamic_and_uncounted_layers():
     assert "The multiply-adds of memory are not counted." in str(report)
 
 
+@sixteen_bits
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_rank_of_sixteen_bits_is_one_beyond_rounding(dtype):
     keras.utils.set_random_seed(0)

@@ -1,10 +1,16 @@
 """Models that are not ours: a LeNet, a ResNet of nested blocks, a text classifier, attention."""
 
+import os
+
 import numpy as np
+import pytest
 
 from helpers.backend import keras
 
 L = keras.layers
+sixteen_bits = pytest.mark.skipif(
+    "ONEDNN_MAX_CPU_ISA" in os.environ, reason="TensorFlow crashes in 16 bits under this limit"
+)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 

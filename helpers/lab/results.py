@@ -63,6 +63,7 @@ PAIRS = {
 BASELINES = {
     "baseline": "Baseline",
     "baseline_longer": "trained on for as long as fine-tuning takes",
+    "baseline_tuned": "trained on for as many epochs",
     "baseline_adamw": "trained by AdamW",
 }
 EPOCHS = 15  # the notebooks' default; the table has no other runs
