@@ -265,6 +265,7 @@ def _cells(table, labels, whole, cell=_cell):
 def _pairs(table):
     """A line for each pair of methods, a column for each D."""
     found = {label: differences(table, *pair) for pair, label in PAIRS.items()}
+    found = {label: by_rank for label, by_rank in found.items() if by_rank}
     ranks = sorted({D for by_rank in found.values() for D in by_rank})
     cells = {"": [*found]}
     for D in ranks:
