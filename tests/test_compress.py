@@ -573,3 +573,11 @@ def test_few_inputs_leave_the_neurons_that_they_cannot_tell_apart():
     assert found.met
     np.testing.assert_allclose(found.network(x), model(x), atol=0.3 * np.abs(model(x)).max())
     np.testing.assert_allclose(compress.truncate(model, 999, seen.svds)(x), model(x), atol=1e-5)
+
+
+def test_factors_that_another_layer_uses_stay_two():
+    x = keras.Input((9,))
+    h = Dense(3, use_bias=False, name="h_U")(x)
+    model = keras.Model(x, [Dense(8, name="h_Vt")(h), Dense(8, name="other")(h)])
+    merged = compress.merge(model)
+    assert [layer.name for layer in merged.layers][1:] == ["h_U", "h_Vt", "other"]

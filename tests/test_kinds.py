@@ -464,3 +464,20 @@ def test_other_precisions(dtype):
     matches(np.array(small(images), float), np.array(truncated(images), float), tolerance)
     by_layer = np.array(seen.layer_by_layer(99)(images), float)
     matches(by_layer, np.array(model(images), float), max(tolerance, 1e-3))
+
+
+def test_each_place_of_a_transposed_window_reaches_its_share_of_the_outputs():
+    """Of 8 · 8 outputs, at strides of 2, a place of a window of 2 · 2 reaches 16."""
+    start = keras.Input((4, 4, 6))
+    model = keras.Model(start, L.Conv2DTranspose(3, 2, strides=2, name="up")(start))
+    Gamma = moments.measure(model, ["up"], normal(4000, 4, 4, 6), "mse")["up"].Gamma
+    np.testing.assert_allclose(Gamma, 16 * 2 / (8 * 8 * 3) * np.eye(12), atol=0.02)
+
+
+def test_a_transposed_convolution_keeps_its_means_at_every_place():
+    start = keras.Input((4, 4, 16))
+    layer = L.Conv2DTranspose(8, 2, strides=2, name="up")
+    model, x = keras.Model(start, layer(start)), 5 + 0.1 * normal(300, 4, 4, 16)
+    small = compress.observe(model, x, "mse", layers=["up"]).layer_by_layer(2)
+    off = np.mean(small(x) - model(x), axis=0)
+    assert np.abs(off).max() < 0.02 * np.abs(model(x)).max()
