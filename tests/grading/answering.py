@@ -73,6 +73,7 @@ def names(source, tensors):
 
     from helpers import svd
 
+    svd.decompose([[1.0]])  # the first call looks for BLAS, which is forbidden later
     known = {"np": np, "svd": svd}
     if tensors or re.search(r"\btf\b", source):
         from helpers.backend import tf
