@@ -1,5 +1,7 @@
 """An optimizer whose steps stay in the tangent space of the rank-D matrices."""
 
+from types import MappingProxyType
+
 import numpy as np
 
 from .backend import keras, tf
@@ -31,11 +33,13 @@ class TangentSGD(keras.optimizers.Optimizer):
         super().build(variables)
         momentums = [self.add_variable_from_reference(v, "momentum") for v in variables]
         # Fragile: Keras updates the tf.Variable behind its own, which carries no projection. So
-        # what belongs to it is looked up by TensorFlow's reference to it.
-        self.state_of = {
+        # what belongs to it is looked up by TensorFlow's reference to it. A dict would be tracked,
+        # and could not be exported.
+        state_of = {
             v.value.ref(): (m.value, getattr(v, "project", None))
             for v, m in zip(variables, momentums, strict=True)
         }
+        self.state_of = MappingProxyType(state_of)
 
     def update_step(self, gradient, variable, learning_rate):
         m, project = self.state_of[variable.ref()]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from helpers import compress
 from helpers.backend import keras
 from helpers.compress import graph, neurons
+from helpers.lab import cost
 
 from .zoo import LOSS, MODELS, inputs, matches, resnet
 
@@ -327,4 +328,5 @@ def test_plain_keras_layers_come_out_and_can_be_trained(redundant, tmp_path):
     small.save(tmp_path / "small.keras")
     loaded = keras.saving.load_model(tmp_path / "small.keras")
     matches(loaded(x), small(x), 1e-6)
+    matches(cost.litert_function(cost.to_litert(small))(x[:1]), small(x[:1]))
     matches(keras.models.clone_model(small)(x) * 0, small(x) * 0)

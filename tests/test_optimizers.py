@@ -3,6 +3,7 @@ import pytest
 
 from helpers import compress, optimizers, svd
 from helpers.backend import keras, tf
+from helpers.lab import cost
 
 from .conftest import dynamic_layer, with_spectrum
 
@@ -106,3 +107,4 @@ def test_compiled_networks_load_and_train_on(tmp_path):
         each.fit(x, y, 10, verbose=0, shuffle=False)
     for ours, theirs in zip(network.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    cost.to_litert(network)
