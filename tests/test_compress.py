@@ -562,7 +562,7 @@ def test_tune_must_return_a_network():
         seen.cut(parameters=100, tune=lambda network: None)
 
 
-def test_few_inputs_leave_the_neurons_that_they_cannot_tell_apart():
+def test_few_inputs_leave_neurons_they_cannot_tell_apart():
     hidden = [Dense(400, "relu", name="a"), Dense(400, "relu", name="b")]
     model = keras.Sequential([keras.Input((500,)), *hidden, Dense(3, name="out")])
     model.compile("sgd", "mse")

@@ -207,7 +207,7 @@ def test_a_file_needs_no_ending(tmp_path):
     assert data.load(str(path)).name == "subset.npz"
 
 
-def test_the_cache_of_keras_is_asked_for_a_few_seconds_in_silence(monkeypatch, capsys):
+def test_the_keras_cache_is_asked_briefly_and_in_silence(monkeypatch, capsys):
     asked = []
 
     def load_data():
@@ -230,7 +230,7 @@ def test_the_cache_of_keras_is_asked_for_a_few_seconds_in_silence(monkeypatch, c
     assert socket.getdefaulttimeout() is None
 
 
-def test_the_digest_tells_shape_and_content_not_the_type_of_labels():
+def test_the_digest_tells_shape_and_content_but_no_label_type():
     labels = np.arange(6)
     assert data._digest(labels) == data._digest(labels.astype(np.uint8))
     others = [labels[::-1], labels.reshape(2, 3), labels[:5]]

@@ -275,7 +275,7 @@ def test_any_value_has_a_verdict(id):
             problem.verdict(exercises.to_plain(value), *case)
 
 
-def test_an_answer_cannot_change_what_another_case_or_the_verdict_sees():
+def test_an_answer_cannot_change_other_cases_or_the_verdict():
     def spoil(s, share):
         rank = int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)) + 1
         s[:] = 0

@@ -33,7 +33,7 @@ def test_every_colour_stands_out_from_white():
     assert min(1.05 / (luminance(look["color"]) + 0.05) for look in LOOKS) >= 3
 
 
-def test_a_variant_is_hollow_and_dotted_in_the_colour_of_its_method():
+def test_a_variant_is_hollow_and_dotted_in_its_methods_colour():
     variant, tangent = figures.style("tangent, longer"), figures.style("tangent")
     assert (variant["color"], variant["marker"]) == (tangent["color"], tangent["marker"])
     assert (variant["markerfacecolor"], variant["linestyle"]) == ("white", ":")
@@ -54,7 +54,7 @@ def test_a_picture_goes_whole_to_the_folder_or_the_setting(tmp_path, monkeypatch
     assert plt.imread(pictures[0]).shape[1] == 150 * figure.get_figwidth()
 
 
-def test_a_picture_that_fails_leaves_no_file_and_no_setting_changed(tmp_path):
+def test_a_failing_picture_leaves_no_file_and_no_setting(tmp_path):
     before, opened = plt.rcParams.copy(), plt.get_fignums()
     figures.curves(**DATA, name="picture", folder=tmp_path)
     assert (plt.rcParams, plt.get_fignums()) == (before, opened)
@@ -65,7 +65,7 @@ def test_a_picture_that_fails_leaves_no_file_and_no_setting_changed(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
 
 
-def test_curves_are_errors_at_their_own_x_with_what_is_kept_below(tmp_path):
+def test_curves_are_errors_at_their_x_with_the_kept_below(tmp_path):
     figure = figures.curves(**DATA, name="picture", folder=tmp_path)
     (ax,), (legend,) = figure.axes, figure.legends
     assert [text.get_text() for text in legend.texts] == ["plain", "my own", "baseline"]

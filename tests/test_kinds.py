@@ -466,7 +466,7 @@ def test_other_precisions(dtype):
     matches(by_layer, np.array(model(images), float), max(tolerance, 1e-3))
 
 
-def test_each_place_of_a_transposed_window_reaches_its_share_of_the_outputs():
+def test_places_of_a_transposed_window_share_the_outputs():
     """Of 8 · 8 outputs, at strides of 2, a place of a window of 2 · 2 reaches 16."""
     start = keras.Input((4, 4, 6))
     model = keras.Model(start, L.Conv2DTranspose(3, 2, strides=2, name="up")(start))

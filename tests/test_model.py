@@ -63,7 +63,7 @@ def test_without_gradients_kernels_decay_and_biases_do_not(few, optimizer):
     np.testing.assert_array_equal(after[1], before[1])
 
 
-def test_sgd_moves_a_kernel_within_the_span_of_its_inputs_adamw_does_not(few):
+def test_sgd_but_not_adamw_stays_in_the_span_of_the_inputs(few):
     keras.utils.set_random_seed(0)  # as `train` does, on which the moves of the images depend
     images = np.concatenate([x for x, _ in model.batches(few.x_train, few.y_train, 0)])
     basis = np.linalg.svd(images, full_matrices=False)[2]
@@ -122,7 +122,7 @@ def test_smoothed_labels_are_probabilities():
     np.testing.assert_allclose(model.smoothed(np.arange(10)), smooth(np.arange(10)), rtol=1e-6)
 
 
-def test_the_losses_are_those_of_smoothed_labels_and_validation_is_on_its_own_part(few):
+def test_losses_smooth_labels_and_validation_is_on_its_own_part(few):
     untested = dataclasses.replace(few, x_test=None, y_test=None)
     network = small(0, dropout=0.0)
     history = model.train(network, untested, 1, 5, learning_rate=0.0)
@@ -180,7 +180,7 @@ def test_steps_are_the_batches_of_all_epochs(few, images, epochs, steps):
     assert model.steps(part, epochs) == steps
 
 
-def test_sgd_follows_gradients_of_length_three_at_most_with_nesterovs_momentum():
+def test_sgd_clips_gradients_and_has_nesterovs_momentum():
     optimizer, w = model.OPTIMIZERS["SGD"](0.1), keras.Variable([0.0, 0.0])
     optimizer.apply([tf.constant([30.0, 40.0])], [w])
     np.testing.assert_allclose(w, [-0.1 * 1.9 * 1.8, -0.1 * 1.9 * 2.4], rtol=1e-5)
@@ -218,7 +218,7 @@ def test_callbacks_are_called(few):
     assert seen == [0, 1, 0, 1]
 
 
-def test_logits_are_those_of_inference_whatever_the_number_of_images(few):
+def test_logits_are_of_inference_for_any_number_of_images(few):
     network, x = small(0), np.concatenate([few.x_test, few.x_test, few.x_val[:9]])
     expected = network(x, training=False)
     np.testing.assert_allclose(model.logits(network, x), expected, atol=1e-5)
@@ -300,7 +300,7 @@ def test_dynamic_networks_are_trained_as_a_copy_by_their_recipe(few):
     assert all(map(np.array_equal, trained.get_weights(), other.get_weights()))
 
 
-def test_the_rate_of_dynamic_networks_rises_with_the_steps_up_to_2000():
+def test_the_dynamic_rate_rises_with_the_steps_up_to_2000():
     assert model.dynamic_rate(2000) == model.dynamic_rate(10_000) == 0.3
     assert model.dynamic_rate(64) == pytest.approx(0.3 / 31.25**0.2)
 

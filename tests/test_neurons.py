@@ -161,7 +161,7 @@ def images(model, n):
 
 
 @pytest.mark.parametrize("name", GO)
-def test_a_network_without_some_neurons_is_one_where_they_feed_nothing(name):
+def test_a_network_without_neurons_is_one_they_do_not_feed(name):
     make, goes = GO[name]
     model = trained(make())
     links, _stay = neurons.links(model, compress.hidden_layers(model))
@@ -195,7 +195,7 @@ NAMES = st.lists(st.sampled_from([*BETWEEN]), max_size=3)
 
 @settings(max_examples=20)
 @given(st.sampled_from(FORMS), st.integers(1, 7), st.integers(1, 3), NAMES, st.booleans())
-def test_any_shape_and_what_lies_between_is_one_where_some_feed_nothing(form, n, size, names, flat):
+def test_neurons_that_go_feed_nothing_whatever_lies_between(form, n, size, names, flat):
     between = [BETWEEN[name](form) for name in names]
     assume(not (flat and "zeros" in names))  # what flattened zeros feed belongs to no neuron
     end = L.Flatten() if flat else L.GlobalAveragePooling2D(data_format=form)

@@ -76,7 +76,7 @@ def test_a_cut_is_what_compress_makes(measured, network, few):
         assert np.allclose(found["s"], svd.decompose(U @ Vt).s[: len(found["s"])], rtol=1e-3)
 
 
-def test_digits_misread_are_those_that_the_uncut_network_reads_right(measured, network, few):
+def test_misread_digits_are_read_right_by_the_uncut_network(measured, network, few):
     right = model.logits(network, few.x_test).argmax(axis=1) == few.y_test
     for D, found in zip([1, 3], measured["methods"][page.PLAIN], strict=False):
         read = model.logits(compress.truncate(network, D), few.x_test).argmax(axis=1)
@@ -97,7 +97,7 @@ def test_all_singular_values_kept_is_the_uncut_network(measured, network, few):
         assert cuts[-1]["W_D"] == measured["W"]
 
 
-def test_a_picture_shows_columns_side_by_side_orange_below_zero_and_purple_above(measured, network):
+def test_pictures_are_orange_below_zero_and_purple_above(measured, network):
     """Every second of the 32 columns, four in a row; beyond the scale, the colour of its end."""
     W, top = network.get_layer("hidden_1").get_weights()[0], measured["top"]
     picture, scale = pixels(measured["W"]), pixels(measured["scale"])[0]

@@ -122,7 +122,7 @@ def test_differences_are_taken_seed_by_seed(tmp_path):
     assert line in lines
 
 
-def test_a_notebook_comes_before_the_script_that_makes_its_networks():
+def test_a_notebook_comes_before_the_measuring_script():
     row = run(20, 0) | {"method": "truncated", "test_accuracy": 0.9, "parameters": 200}
     measured = [row | {"notebook": "measure", "test_accuracy": 0.1}, row]
     for rows in (measured, measured[::-1]):
