@@ -284,9 +284,7 @@ def test_an_untouched_copy_scores_nothing_and_seeds_are_drawn(capsys):
     assert len(said) == 2
 
 
-def test_a_bad_copy_costs_the_others_of_a_class_nothing(
-    copy, tmp_path, capsys, monkeypatch
-):
+def test_a_bad_copy_costs_the_others_of_a_class_nothing(copy, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "class"
     shutil.copytree(copy, folder / "ada")
     shutil.copytree(copy / "notebooks", os.fsdecode(bytes(folder) + b"/M\xfcller"))  # they alone

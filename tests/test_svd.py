@@ -293,3 +293,9 @@ def test_leading_terms_of_a_large_matrix_are_those_of_the_svd(shape, monkeypatch
         found = svd.decompose(W, D=9)
         np.testing.assert_allclose(found.s, s[:9], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(svd.truncate(found, 9), U[:, :9] * s[:9] @ Vt[:9], atol=1e-9)
+
+
+@pytest.mark.parametrize("D", [0, -1, 2.5, "3"])
+def test_a_number_of_leading_terms_is_checked(D):
+    with pytest.raises(ValueError, match="D must be a whole number"):
+        svd.decompose(np.eye(4), D=D)
