@@ -158,9 +158,9 @@ def regress(C, X, W):
 
 def _leading(M, D):
     """The D leading terms of the SVD of M, or all."""
-    D = D and check_rank(D)
+    D = None if D is None else check_rank(D)
     if D is not None and min(M.shape) >= LARGE and 20 * D > min(M.shape) >= 2 * D:
-        U, s, Vt = _by_squares(M, D) if M.shape[0] >= M.shape[1] else _turned(_by_squares(M.T, D))
+        U, s, Vt = _by_squares(M, D)
         if s[-1] > 1e-5 * s[0]:  # below, squares are lost in rounding
             return U, s, Vt
     if D is None or full_svd_is_faster(M.shape, D) or not M.any():
@@ -171,14 +171,12 @@ def _leading(M, D):
     return U[:, ::-1], s[::-1], Vt[::-1]
 
 
-def _turned(factors):
-    U, s, Vt = factors
-    return Vt.T, s, U.T
-
-
 def _by_squares(M, D):
-    """The D leading terms of the SVD of a tall M, by the eigenvectors of MᵀM."""
+    """The D leading terms of the SVD of M, by the eigenvectors of MᵀM or of M Mᵀ, the smaller."""
     n = M.shape[1]
+    if len(M) < n:
+        V, s, Ut = _by_squares(M.T, D)
+        return Ut.T, s, V.T
     squares, V = eigh(M.T @ M, subset_by_index=[n - D, n - 1])
     s = np.sqrt(np.maximum(squares, 0))[::-1]
     V = V[:, ::-1]

@@ -65,7 +65,7 @@ class _Search:
     def __init__(self, seen, what, multiple, counted, measure, tune):
         self.seen, self.multiple = seen, multiple
         self.measure, self.tune = measure, tune
-        self.size = _multiply_adds if counted else (lambda network: network.count_params())
+        self.size = watch.total if counted else (lambda network: network.count_params())
         adds = watch.multiply_adds(seen.whole) if counted else None
         self.parts = seen.parts(**what, adds=adds)
         if not any(len(part.values) + len(part.neurons) for part in self.parts.values()):
@@ -144,10 +144,6 @@ def _of_energy(parts, goal, multiple):
     return priced(parts, widths, ranks)
 
 
-def _multiply_adds(network):
-    return sum(count.whole for count in watch.multiply_adds(network).values())
-
-
 def _checked(goals, evaluate, model):
     """The one goal given, its name and value, if it can be one of this model."""
     given = {name: goal for name, goal in goals.items() if goal is not None}
@@ -163,7 +159,7 @@ def _checked(goals, evaluate, model):
     if name == "parameters":
         whole[name] = model.count_params()
     elif name == "multiply_adds":
-        whole[name] = _multiply_adds(model)
+        whole[name] = watch.total(model)
     if not _is_number(goal) or (name in whole and not 0 < goal <= whole[name]):
         allowed = f"above 0, at most {whole[name]:,}" if name in whole else "a finite number"
         raise ValueError(f"{name} must be {allowed}, not {goal!r}.")

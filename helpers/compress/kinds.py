@@ -155,6 +155,11 @@ class Dense:
         first = self.like(**self.named("U"), **{self.width: D}, **self.linear)
         return first, self.like(**self.named("Vt"))
 
+    def beside(self, kind, *size, **options):
+        """A linear layer of another type and without bias, for a factor."""
+        options |= {"dtype": self.layer.dtype_policy, "trainable": self.layer.trainable}
+        return kind(*size, use_bias=False, **options)
+
     def merged(self, second):
         """The one layer, and its weights, of this factor and the second: `pair` undone."""
         return second.after(self, self.layer.name.removesuffix("_U"))
@@ -351,9 +356,8 @@ class Transposed(Conv):
 
     def factors(self, D):
         pointwise = POINTWISE[type(self.layer)]
-        options = {"data_format": self.layer.data_format, "dtype": self.layer.dtype_policy}
-        options |= {"trainable": self.layer.trainable, "name": f"{self.layer.name}_U"}
-        return pointwise(D, 1, use_bias=False, **options), self.like(**self.named("Vt"))
+        options = {"data_format": self.layer.data_format, "name": f"{self.layer.name}_U"}
+        return self.beside(pointwise, D, 1, **options), self.like(**self.named("Vt"))
 
     def after(self, first, name):
         kernel = np.matmul(self.kernel, np.swapaxes(first.kernel, -1, -2))
@@ -406,8 +410,7 @@ class Recurrent(Dense):
 
     def watched(self):
         n_out = self.shape[1]
-        options = {"use_bias": False, "dtype": self.layer.dtype_policy}
-        dense = keras.layers.Dense(n_out, name=f"{self.layer.name}_kernel", **options)
+        dense = self.beside(keras.layers.Dense, n_out, name=f"{self.layer.name}_kernel")
         return [(dense, [self.matrix()])], self.one(np.eye(n_out), ())
 
     def resized(self, kernel, bias):
@@ -422,9 +425,8 @@ class Recurrent(Dense):
         return [(self.like(**changes), [*itertools.chain(*weights)])]
 
     def pair(self, U, Vt, bias):
-        options = {"dtype": self.layer.dtype_policy, "trainable": self.layer.trainable}
-        name, D = self.layer.name, U.shape[1]
-        first = keras.layers.Dense(D, use_bias=False, name=f"{name}_U", **options)
+        name = self.layer.name
+        first = self.beside(keras.layers.Dense, U.shape[1], name=f"{name}_U")
         return [(first, [U]), *self.one(Vt, bias, name=f"{name}_Vt")]
 
     def after(self, first, name):
@@ -463,10 +465,9 @@ class Embedding(Dense):
 
     def factors(self, D):
         first = self.like(**self.named("U"), output_dim=D, **self.linear)
-        name, options = f"{self.layer.name}_Vt", {"dtype": self.layer.dtype_policy}
-        options |= {"activity_regularizer": self.layer.activity_regularizer, "name": name}
-        options["trainable"] = self.layer.trainable
-        return first, keras.layers.Dense(self.shape[1], use_bias=False, **options)
+        options = {"activity_regularizer": self.layer.activity_regularizer}
+        options["name"] = f"{self.layer.name}_Vt"
+        return first, self.beside(keras.layers.Dense, self.shape[1], **options)
 
     def merged(self, second):
         kernel, name = np.matmul(self.kernel, second.kernel), self.layer.name.removesuffix("_U")

@@ -19,31 +19,36 @@ def merge(model):
     Raises:
         ValueError: the model cannot be copied.
     """
+    return _merged(model, _pairs(model))
+
+
+def whole(model):
+    """The model, merged if any of its layers was factorized."""
+    pairs = _pairs(model)
+    return _merged(model, pairs) if pairs else model
+
+
+def _merged(model, pairs):
     layers, chains = graph.leaves(model), {}
-    for first, second in pairs(model).values():
+    for first, second in pairs:
         chains[first] = []
         chains[second] = [kinds.of(layers[first]).merged(kinds.of(layers[second]))]
     return graph.copy(model, chains)
 
 
-def whole(model):
-    """The model, merged if any of its layers was factorized."""
-    return merge(model) if pairs(model) else model
-
-
-def pairs(model):
-    """{path of a layer that was factorized: (path of its U, path of its Vt)}."""
-    layers, calls, found = graph.compressible(model), flow(model), {}
+def _pairs(model):
+    """[(path of U, path of Vt)] of the layers that were factorized."""
+    layers, calls, found = graph.compressible(model), flow(model), []
     for first in layers:
-        path, second = first.removesuffix("_U"), first.removesuffix("_U") + "_Vt"
-        if first == path or second not in layers:
+        second = f"{first.removesuffix('_U')}_Vt"
+        if not first.endswith("_U") or second not in layers:
             continue
         ends = {other for call in calls.calls(first) for other, _ in calls.after(call)}
         fed = [calls.fed_by[call][0] for call in calls.calls(second)]  # then come masks, states
         starts = {call and call[0] for call in fed}
         alone = ends == {second} and starts == {first} and first not in dict(calls.outputs)
         if alone and _is_linear(layers[first]):
-            found[path] = first, second
+            found.append((first, second))
     return found
 
 

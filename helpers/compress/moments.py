@@ -85,7 +85,10 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
                     raise ValueError(NOT_FINITE)
         if not k:
             share = len(batch[0]) / len(inputs[0])
-            few = {name: [] for name, view in views.items() if _are_few(view, xs[name], share)}
+            for name, view in views.items():
+                counts = [view.count(z, x)[1] for z, x in zip(zs[name], xs[name], strict=True)]
+                if _are_few(view, sum(counts) / share):
+                    few[name] = []
         gradients = {name: [] for name in names}
         if surprises is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
@@ -114,11 +117,9 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     return found
 
 
-def _are_few(view, xs, share):
-    """Are all rows, of which these are a share, fewer than n_in?"""
-    if isinstance(view, kinds.Embedding):
-        return False
-    return sum(len(view.rows(x)) for x in xs) / share < view.shape[0]
+def _are_few(view, rows):
+    """Are so many rows fewer than n_in? A token of an embedding has none."""
+    return rows < view.shape[0] and not isinstance(view, kinds.Embedding)
 
 
 def regression(before, after, name, inputs):
@@ -140,13 +141,15 @@ def regression(before, after, name, inputs):
     probe, doing = before.alone(name), f"cutting {name}"
     for pair in feed.batches(inputs, doing, probe, before.model, first + second):
         (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
-        if middles is None and _are_few(view, cut[name], len(pair[0]) / len(inputs[0])):
+        rows = [view.rows(x) for x in cut[name]]
+        share = len(pair[0]) / len(inputs[0])
+        if middles is None and _are_few(view, sum(map(len, rows)) / share):
             few = [], []
-        for x, was in zip(cut[name], uncut[name], strict=True):
-            if np.size(x) / len(pair[0]) * len(inputs[0]) <= KEPT:
+        for x, was, new_rows in zip(cut[name], uncut[name], rows, strict=True):
+            if np.size(x) / share <= KEPT:
                 seen[0].append(was)
                 seen[1].append(x)
-            x, was = view.rows(x), whole.rows(was)
+            x, was = new_rows, whole.rows(was)
             if middles is None:  # in float32, squares of a large mean would drown the variance
                 middles = [rows.mean(0) * view.centred for rows in (x, was)]
             x, was = x - middles[0], was - middles[1]

@@ -136,6 +136,11 @@ def multiply_adds(model):
     return {path: Count(*map(sum, zip(*counts, strict=True))) for path, counts in calls.items()}
 
 
+def total(model):
+    """Multiply-adds for one input, of all layers in kinds.KINDS, as `multiply_adds` counts them."""
+    return sum(count.whole for count in multiply_adds(model).values())
+
+
 def _zeros(shape, dtype):
     return np.full(shape, "") if dtype == "string" else np.zeros(shape, dtype)
 

@@ -18,7 +18,7 @@ def multiply_adds(model):
     Raises:
         ValueError: the model does not say how large its inputs are.
     """
-    return sum(count.whole for count in watch.multiply_adds(model).values())
+    return watch.total(model)
 
 
 def traced_multiply_adds(function, rank=None):
