@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 from scipy.sparse.linalg import svds
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 LARGE = 2000  # if the shorter side is as long, many leading terms are found by squaring the matrix
 # For many small products: on a busy machine, threads that wait for threads take ten times as long.
-on_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+# BLAS is looked for once, here, and not at every call.
+on_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 RIDGE = {"C": 1e-4, "Gamma": 1e-2}  # of the mean eigenvalue, added to each of them
 
 
