@@ -9,7 +9,7 @@ from helpers import compress, svd
 from helpers.backend import keras, tf
 from helpers.compress import drawn, feed, moments, watch
 
-from .zoo import sixteen_bits
+from .zoo import matches, sixteen_bits
 
 Dense = keras.layers.Dense
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -214,13 +214,13 @@ def test_inputs_are_taken_evenly_and_no_more_than_asked_for():
 
 def test_batches_fit_in_memory_and_say_how_far_they_are(monkeypatch):
     said, x = [], images(7)
-    probe = watched(chain(), ["d12"])  # 8 numbers come in and 12 go out
+    probe = watched(chain(), ["d12"])  # 8 numbers come in, 12 go out; a row of 8
     monkeypatch.setattr(feed, "Line", lambda after: SimpleNamespace(say=said.append))
     monkeypatch.setattr(feed, "BATCH_SIZE", 4)
     for numbers, sizes in [
         (1000, [4, 3]),
-        (3 * 20, [3, 3, 1]),
-        (3 * 20 - 1, [2, 2, 2, 1]),
+        (3 * 28, [3, 3, 1]),
+        (3 * 28 - 1, [2, 2, 2, 1]),
         (1, [1] * 7),
     ]:
         monkeypatch.setattr(feed, "NUMBERS", numbers)
@@ -228,6 +228,21 @@ def test_batches_fit_in_memory_and_say_how_far_they_are(monkeypatch):
         assert [len(batch) for batch in batches] == sizes
         np.testing.assert_array_equal(np.concatenate(batches), x)
     assert said[:2] == ["seeing: 4 of 7 inputs", "seeing: 7 of 7 inputs"]
+
+
+def test_of_many_rows_some_are_drawn_the_same_in_both_networks(monkeypatch):
+    keras.utils.set_random_seed(0)
+    convolutions = [keras.layers.Conv2D(n, 3, activation="relu", name=f"c{n}") for n in (4, 5)]
+    ends = [keras.layers.Flatten(), Dense(4, name="out")]
+    model = keras.Sequential([keras.Input((8, 8, 2)), *convolutions, *ends])
+    x = np.random.default_rng(0).normal(size=(300, 8, 8, 2)).astype("float32")
+    every = compress.observe(model, x)
+    monkeypatch.setattr(moments, "PRODUCT", 2000 * 6**2)  # of 14,400 rows (3 · 2) of c4, 2,000
+    some = compress.observe(model, x)
+    for name, (_, s, _) in some.svds.items():
+        np.testing.assert_allclose(s, every.svds[name].s, rtol=0.1)
+        assert np.abs(s / every.svds[name].s - 1).max() > 1e-6
+    matches(some.layer_by_layer(99)(x), model(x))  # W, by X = C W, whichever the rows
 
 
 def test_a_layer_used_twice_is_fitted_to_both_places():

@@ -1,9 +1,12 @@
 """A stranger's model, as its script makes it: a loss of its own, a dataset, several outputs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from helpers import compress
+from helpers import PROJECT, compress
 from helpers.backend import keras, tf
 
 L = keras.layers
@@ -49,3 +52,25 @@ def test_a_strangers_model_is_cut_to_a_tenth(few):
     assert found.met
     assert found.score >= goal
     assert found.network.count_params() < 0.1 * model.count_params()
+
+
+VGG = """
+from resource import RUSAGE_SELF, getrusage
+from helpers import compress
+from helpers.backend import keras
+
+model = keras.applications.VGG16(weights=None)
+before = getrusage(RUSAGE_SELF).ru_maxrss
+small = compress.factorize(model, {"fc1": 1024, "fc2": 256})
+print(small.count_params(), (getrusage(RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_model_is_cut_in_a_few_gigabytes():
+    pytest.importorskip("resource")
+    command = [sys.executable, "-c", VGG]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    parameters, gigabytes = done.stdout.split()
+    assert int(parameters) == 138_357_544 - 25088 * 4096 - 4096**2 + 1024 * 29184 + 256 * 8192
+    assert float(gigabytes) < 4

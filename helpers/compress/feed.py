@@ -11,7 +11,7 @@ from ..progress import Line
 from . import graph
 
 BATCH_SIZE = 1000
-NUMBERS = 2**25  # of all that is kept of a batch, in what comes in and what goes out of layers
+NUMBERS = 2**27  # of all that is kept of a batch: what comes in and goes out, and a layer's rows
 PASSING = 2**28  # of all outputs of all layers for a batch, while the network runs
 QUIET = 5  # seconds before there is a line of progress
 
@@ -85,15 +85,16 @@ def batches(arrays, doing, probe, model, instead=None):
     """
     line, n = Line(after=QUIET), len(arrays[0])
     _, xs, zs = probe.run([tf.constant(array[:1]) for array in arrays])
-    # A row of x and one of z are as many numbers as a singular value takes multiply-adds.
-    numbers = 0
+    numbers = rows = 0
     for name, (_, view, _) in probe.parts.items():
         for z, x in zip(zs[name], xs[name], strict=True):
-            numbers += np.dot(view.count(z, x)[1:], view.shape)
+            numbers += np.size(z) + np.size(x)
+            rows = max(rows, view.count(z, x)[1] * view.shape[0])
     outputs = [layer.output for layer in graph.leaves(model).values()]
     shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(outputs)]
     passing = sum(math.prod(size or 1 for size in shape) for shape in shapes)
-    size = min(BATCH_SIZE, max(1, NUMBERS // max(numbers, 1)), max(1, PASSING // max(passing, 1)))
+    size = min(NUMBERS // max(numbers + rows, 1), PASSING // max(passing, 1))
+    size = min(max(size, 1), BATCH_SIZE)
     for start in range(0, n, size):
         yield [tf.constant(array[start : start + size]) for array in instead or arrays]
         line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")

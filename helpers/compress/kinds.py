@@ -15,6 +15,11 @@ from ..backend import keras
 from ..layers import DynamicDense
 
 
+def every(n):
+    """All of n rows."""
+    return slice(n)
+
+
 class Dense:
     """A layer seen as z = x W + b, with rows x (n, n_in), W (n_in, n_out), and rows z (n, n_out).
 
@@ -73,21 +78,26 @@ class Dense:
         """The SVD of W, or its D leading terms."""
         return svd.decompose(self.matrix(), D=D)
 
-    def rows(self, x):
-        """The rows (n, n_in) that W multiplies, of inputs x of the layer."""
-        return _array(x).reshape(-1, self.shape[0])
+    def rows(self, x, some=every):
+        """The rows (n, n_in) that W multiplies, of inputs x of the layer.
+
+        Args:
+            x: inputs of the layer.
+            some: a function from how many rows there are to those that are wanted.
+        """
+        return _some(_array(x).reshape(-1, self.shape[0]), some)
 
     def rows_out(self, z):
         """The rows (n, n_out) of its outputs z."""
         return _array(z).reshape(-1, self.shape[1])
 
-    def second_moment(self, x):
+    def second_moment(self, x, some=every):
         """Σ xᵀx over the rows, or, if they are unit vectors, its diagonal; Σ x; how many there are.
 
         Returns:
             array (n_in, n_in) or (n_in,), array (n_in,), int.
         """
-        rows = self.rows(x)
+        rows = self.rows(x, some)
         return rows.T @ rows, rows.sum(0), len(rows)
 
     def spread(self, Gamma):
@@ -222,16 +232,33 @@ class Conv(Dense):
     def axis(self):
         return 1 if self.layer.data_format == "channels_first" else -1
 
-    @functools.cached_property
-    def patches(self):
-        """The layer itself with W = 1: a convolution that gives what this one multiplies."""
-        return self.factors(self.shape[0])[0]
+    def rows(self, x, some=every):
+        x = self._channels_last(x)
+        n, *space, channels = x.shape
+        places = self._places(tuple(space))
+        image, position = np.divmod(_some(np.arange(n * len(places)), some), len(places))
+        padded = np.pad(x.reshape(n, -1, channels), ((0, 0), (1, 0), (0, 0)))
+        return padded[image[:, None], places[position]].reshape(-1, self.shape[0])
 
-    def rows(self, x):
-        if not self.patches.built:
-            self.patches.build(x.shape)
-            self.patches.kernel.assign(np.eye(self.shape[0]).reshape(self.patches.kernel.shape))
-        return self._channels_last(self.patches(x)).reshape(-1, self.shape[0])
+    @functools.cached_property
+    def _places(self):
+        """A function from the shape of an image to the places (positions, window) that are seen.
+
+        Places count from 1, 0 is padding. The layer itself finds them, where it takes one channel
+        and W = 1.
+        """
+        first = self.factors(1)[0]
+        window = {"filters": math.prod(first.kernel_size), "data_format": "channels_last"}
+        config = first.get_config() | window | {"dtype": "float64"}
+
+        def places(space):
+            looks, numbers = type(first).from_config(config), np.arange(1.0, 1 + math.prod(space))
+            looks.build((None, *space, 1))
+            looks.kernel.assign(np.eye(looks.filters).reshape(looks.kernel.shape))
+            seen = looks(numbers.reshape(1, *space, 1))
+            return _array(seen).reshape(-1, looks.filters).astype(int)
+
+        return functools.cache(places)
 
     def rows_out(self, z):
         return self._channels_last(z).reshape(-1, self.kernel.shape[self.out_axis])
@@ -334,8 +361,8 @@ class Transposed(Conv):
     def fold(self, W):
         return np.moveaxis(np.reshape(W, (-1, *self.kernel.shape[:-1])), 0, -1)
 
-    def rows(self, x):
-        return self._channels_last(x).reshape(-1, self.shape[0])
+    def rows(self, x, some=every):
+        return _some(self._channels_last(x).reshape(-1, self.shape[0]), some)
 
     def spread(self, Gamma):
         # As if errors at different places of the window were independent; each place reaches one in
@@ -448,10 +475,10 @@ class Embedding(Dense):
     def kernel(self):
         return self.layer.embeddings
 
-    def rows(self, x):
-        return np.eye(self.shape[0], dtype="float32")[self._tokens(x)]
+    def rows(self, x, some=every):
+        return np.eye(self.shape[0], dtype="float32")[_some(self._tokens(x), some)]
 
-    def second_moment(self, x):
+    def second_moment(self, x, some=every):
         counts = np.bincount(self._tokens(x), minlength=self.shape[0])
         if self.layer.mask_zero:
             counts[0] = 0  # padding, which nobody sees
@@ -532,6 +559,10 @@ def refusal(layer):
 def of(layer):
     """The layer as a matrix product: an instance of its kind."""
     return KINDS[type(layer)](layer)
+
+
+def _some(rows, some):
+    return rows[some(len(rows))]
 
 
 def _array(x):

@@ -1,5 +1,6 @@
 """What does each layer see, and what does the loss feel in it?"""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from . import drawn, feed, graph, kinds, watch
 
 SAMPLES = 10_000  # with all 55,000, accuracies of notebook 1 differ by about a tenth of a point
 NOT_FINITE = "the loss is not finite: logits need from_logits=True, and inputs must be finite."
-KEPT = 2**26  # numbers, at most, that go into a layer and are kept to run on from there
+KEPT = 2**28  # numbers, at most, that go into a layer and are kept to run on from there
+PRODUCT = 2**38  # multiply-adds that a C may take; of more rows some are drawn, 10 n_in at least
 LEAST = 100  # inputs that a layer must have seen for its C to mean anything
 
 
@@ -24,6 +26,7 @@ class Moments(NamedTuple):
     C: np.ndarray | svd.Rows
     Gamma: np.ndarray
     mean: np.ndarray  # E[x] (n_in,)
+    rows: int  # that the layer multiplied: the inputs, times positions of each
 
 
 class Regression(NamedTuple):
@@ -43,9 +46,9 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     The labels of the loss are drawn from the network's own answers, which makes the Γ of all
     layers the blocks of its Fisher information: how much the loss feels a change of z. Where a
     layer multiplies several rows for one input (positions of a sequence, patches of an image), C
-    is the mean over all rows, and Γ the sum over those of one input, which puts s² in units of
-    the loss in every layer. Masks are not known here: padding counts as any other position,
-    but in an embedding with mask_zero, where it does not count.
+    is the mean over all rows, or many of them, and Γ the sum over those of one input, which puts
+    s² in units of the loss in every layer. Masks are not known here: padding counts as any other
+    position, but in an embedding with mask_zero, where it does not count.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
@@ -72,11 +75,11 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     probe = watch.watched(model, {name: kinds.of(layers[name]) for name in names})
     views = {name: view for name, (_, view, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
-    few = {}  # {name of a layer that gets fewer rows than n_in: all of them}
+    few, every = {}, {}  # {name of a layer that gets fewer rows than n_in: all of them}; how many
     batches = feed.batches(inputs, "measuring what the layers see", probe, probe.model)
     for k, batch in enumerate(batches):
-        with tf.GradientTape() as tape:
-            outputs, xs, zs = probe.run(batch, tape)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            outputs, xs, zs = probe.run(batch, None if loss is None else tape)
             if surprises is not None:  # each output's labels are drawn apart
                 seeds = range(k * len(outputs), (k + 1) * len(outputs))
                 each = zip(surprises, outputs, seeds, strict=True)
@@ -87,18 +90,20 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
             share = len(batch[0]) / len(inputs[0])
             for name, view in views.items():
                 counts = [view.count(z, x)[1] for z, x in zip(zs[name], xs[name], strict=True)]
-                if _are_few(view, sum(counts) / share):
+                every[name] = round(sum(counts) / share)
+                if every[name] < view.shape[0] and not isinstance(view, kinds.Embedding):
                     few[name] = []
         gradients = {name: [] for name in names}
         if surprises is not None:
             gradients = tape.gradient(felt, zs, unconnected_gradients="zero")
         for name, view in views.items():
+            some = _some(view, every[name], k)
             for x in xs[name]:
                 if name in few:
                     few[name].append(view.rows(x))
                     C, total, n = np.zeros(()), few[name][-1].sum(0), len(few[name][-1])
                 else:
-                    C, total, n = view.second_moment(x)
+                    C, total, n = view.second_moment(x, some)
                 sums[name][0] += C.astype(float)
                 sums[name][2] += total.astype(float)
                 rows[name] += n
@@ -113,22 +118,31 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     for name, (C, Gamma, mean) in sums.items():
         Gamma = None if surprises is None else views[name].spread(Gamma / n)
         C = svd.Rows(np.concatenate(few[name])) if name in few else C / rows[name]
-        found[name] = Moments(C, Gamma, mean / rows[name])
+        found[name] = Moments(C, Gamma, mean / rows[name], every[name])
     return found
 
 
-def _are_few(view, rows):
-    """Are so many rows fewer than n_in? A token of an embedding has none."""
-    return rows < view.shape[0] and not isinstance(view, kinds.Embedding)
+def _some(view, rows, k):
+    """A function from how many rows there are in batch k to those that are used."""
+    n_in = view.shape[0]
+    share = max(PRODUCT / n_in**2, 10 * n_in) / max(rows, 1)
+
+    def some(n):
+        if share >= 1:
+            return slice(None)
+        return np.sort(np.random.default_rng(k).choice(n, math.ceil(share * n), replace=False))
+
+    return some
 
 
-def regression(before, after, name, inputs):
+def regression(before, after, name, inputs, rows):
     """Moments of a layer's inputs x in the network `after` and its products z = x W in `before`.
 
     Args:
         before, after: from `helpers.compress.watch.watched`, of a model and its smaller copy.
         name: of the layer. Means are removed only if its bias can hold them.
         inputs: a list of arrays, as from `helpers.compress.feed.chosen`.
+        rows: that the layer multiplies for all inputs, from `measure`.
 
     Returns:
         Regression.
@@ -137,19 +151,17 @@ def regression(before, after, name, inputs):
     W = whole.matrix()
     (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
     seen = [], []
-    n, sums, middles, few = 0, [0.0, 0.0, 0.0, 0.0], None, None
+    n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
+    few = ([], []) if rows < view.shape[0] else None
     probe, doing = before.alone(name), f"cutting {name}"
-    for pair in feed.batches(inputs, doing, probe, before.model, first + second):
+    for k, pair in enumerate(feed.batches(inputs, doing, probe, before.model, first + second)):
         (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
-        rows = [view.rows(x) for x in cut[name]]
-        share = len(pair[0]) / len(inputs[0])
-        if middles is None and _are_few(view, sum(map(len, rows)) / share):
-            few = [], []
-        for x, was, new_rows in zip(cut[name], uncut[name], rows, strict=True):
+        some, share = _some(view, rows, k), len(pair[0]) / len(inputs[0])
+        for x, was in zip(cut[name], uncut[name], strict=True):
             if np.size(x) / share <= KEPT:
                 seen[0].append(was)
                 seen[1].append(x)
-            x, was = new_rows, whole.rows(was)
+            x, was = view.rows(x, some), whole.rows(was, some)
             if middles is None:  # in float32, squares of a large mean would drown the variance
                 middles = [rows.mean(0) * view.centred for rows in (x, was)]
             x, was = x - middles[0], was - middles[1]

@@ -183,12 +183,12 @@ class Observed:
         becoming = watch.watched(small, new)
         chains = {}
         for name, view in new.items():
-            C, Gamma, _ = self._seen[name]
+            C, Gamma, _, rows = self._seen[name]
             outputs = self._columns(name, kept)
             Gamma = Gamma if Gamma is None else Gamma[np.ix_(outputs, outputs)]
             W, bias, fit = view.matrix(), view.bias, None
             if not isinstance(view, kinds.Embedding):  # whose tokens no cut before it changes
-                fit = moments.regression(self._uncut, becoming, name, self._inputs)
+                fit = moments.regression(self._uncut, becoming, name, self._inputs, rows)
                 C, z = fit.C, fit.z[outputs]
                 W = svd.regress(C, fit.X[:, outputs], W)
             factors = svd.decompose(W, C, Gamma, ranks[name]) if name in ranks else None
