@@ -138,7 +138,7 @@ def test_ranks_stay_where_nothing_can_shrink(small, digits, measured, built):
     assert not measured
 
 
-@pytest.mark.parametrize("values", [None, 3])
+@pytest.mark.parametrize("values", [None, 3, 6])
 def test_refresh_records_spectra_and_sets_fresh_factors(small, values):
     network, refresh = compress.dynamic(small, 4), callbacks.Refresh(values)
     expected = {name: [] for name in SHAPES}
@@ -151,7 +151,10 @@ def test_refresh_records_spectra_and_sets_fresh_factors(small, values):
             np.testing.assert_allclose(W_D, svd.truncate(fresh, 4), atol=1e-4)
             np.testing.assert_allclose(refresh.spectra[name], expected[name], rtol=1e-4)
             layer.kernel.assign(0.5 * layer.kernel + 0.01)
-    assert begun(small, callbacks.Refresh()).spectra == {}  # without dynamic layers
+
+
+def test_refresh_of_a_network_without_dynamic_layers_is_empty(small):
+    assert begun(small, callbacks.Refresh()).spectra == {}
 
 
 def test_training_stops_where_a_kernel_is_not_finite(small, digits):

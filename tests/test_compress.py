@@ -101,14 +101,6 @@ def test_beyond_break_even_a_layer_is_left_alone():
         assert np.linalg.matrix_rank(kernel(same, "d11"), tol=1e-5) == min(D, 8)
 
 
-def test_balanced_factors_share_the_singular_values():
-    model = sequential()
-    s = np.linalg.svd(kernel(model, "d11"))[1][:3]
-    for balanced, squares in ((True, np.diag(s)), (False, np.eye(3))):
-        U = kernel(compress.factorize(model, {"d11": 3}, balanced=balanced), "d11_U")
-        np.testing.assert_allclose(U.T @ U, squares, atol=1e-5)
-
-
 def test_ranks_and_layers_can_be_chosen():
     model = two_branches()
     small = compress.truncate(model, {"joined": 2, "logits": np.int64(3)})

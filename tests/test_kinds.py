@@ -161,7 +161,6 @@ def test_a_convolution_is_a_product_of_vertical_patches(case):
     assert lost is None or np.allclose(lost - b, np.arange(W.shape[1]).reshape(-1, len(b)).sum(0))
 
 
-@settings(max_examples=25)
 @given(st.one_of(EVERY, conv2d(), OTHERS), st.integers(1, 6), st.booleans())
 def test_factors_give_the_truncated_layer(case, D, balanced):
     """At full rank the layer itself, also beyond break-even."""
