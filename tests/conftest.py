@@ -6,9 +6,8 @@ from hypothesis import settings
 
 from helpers import data
 
-settings.register_profile(
-    "busy", deadline=None, max_examples=40
-)  # on a busy machine any time limit fails
+# On a busy machine any time limit fails.
+settings.register_profile("busy", deadline=None, max_examples=25)
 settings.load_profile("busy")
 
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import compress, layers, model, svd
+from helpers import compress, model
 from helpers.backend import keras, tf
 from helpers.lab import cost
 
@@ -15,14 +15,6 @@ def test_the_baseline_costs_what_is_counted_by_hand():
     assert compress.kept_parameters(network, dict.fromkeys(names, 20)) == 215_370
     assert compress.kept_parameters(network, dict.fromkeys(names, 1024)) == 5_012_490
     assert cost.multiply_adds(network) == 784 * 1024 + 4 * 1024**2 + 10_240
-    zeros = {name: zero_svd(network.get_layer(name), 20) for name in names}
-    assert cost.multiply_adds(compress.factorize(network, 20, zeros)) == 200_000 + 10_240
-
-
-def zero_svd(layer, D):
-    """Where only sizes count: an exact SVD of 1024 × 1024 takes seconds."""
-    n_in, n_out = layer.kernel.shape
-    return svd.SVD(np.zeros((n_in, D)), np.zeros(D), np.zeros((D, n_out)))
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +32,11 @@ def exported(networks):
     return {(n, q): cost.to_litert(net, q) for n, net in networks.items() for q in (False, True)}
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_litert_agrees_with_keras_on_digits(networks, exported, digits, batch_size):
-    x = digits.x_test[:batch_size]
+def test_litert_agrees_with_keras_on_digits(networks, exported, digits):
     for (name, int8), content in exported.items():
+        x = digits.x_test[: 7 if int8 else 1]
         expected, tolerance = networks[name](x), 0.05 if int8 else 1e-5
-        run = cost.litert_function(content, batch_size)
+        run = cost.litert_function(content, len(x))
         np.testing.assert_allclose(run(x), expected, atol=tolerance * np.abs(expected).max())
 
 
@@ -77,10 +68,11 @@ def test_models_of_one_input_and_output_are_timed(monkeypatch, capfd):
     assert "".join(capfd.readouterr()) == ""  # the export is silent
 
 
-def test_a_training_step_trains(networks, digits):
+@pytest.mark.parametrize("optimizer", [None, keras.optimizers.SGD(0.1)])
+def test_a_training_step_trains(networks, digits, optimizer):
     network = keras.models.clone_model(networks["dense"])
     x, y = digits.x_train[:64], keras.ops.one_hot(digits.y_train[:64], 10)
-    step = cost.training_step(network, x, y)
+    step = cost.training_step(network, x, y, optimizer)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     before = loss(y, network(x))
     for _ in range(20):
@@ -102,18 +94,15 @@ def step_adds(make=lambda network: network, rank=None):
 OUTPUT = 3 * N * 8 * 10
 
 
-def test_a_dense_step_has_three_products_a_layer():
+def test_a_dense_step_has_three_products_a_layer_a_factorized_six():
     assert step_adds() == sum(3 * N * a * b for a, b in WIDTHS) - N * 7 * 9 + OUTPUT
-
-
-@pytest.mark.parametrize("D", [1, 2])
-def test_a_factorized_step_has_six_thin_ones(D):
+    D = 2
     thin = sum(3 * N * D * (a + b) for a, b in WIDTHS) - N * 7 * D
     assert step_adds(lambda network: compress.factorize(network, D)) == thin + OUTPUT
 
 
-@pytest.mark.parametrize("D", [1, 5])
-def test_a_dynamic_step_has_the_products_of_its_formula(D):
+def test_a_dynamic_step_has_the_products_of_its_formula():
+    D = 5
     by_hand = sum(3 * N * D * (a + b) + 4 * D * a * b + D**2 * (3 * a + 2 * b) for a, b in WIDTHS)
     assert step_adds(lambda network: compress.dynamic(network, D), D) == by_hand + OUTPUT
 
@@ -134,12 +123,8 @@ def adds(function, *shapes):
     return cost.traced_multiply_adds(tf.function(function).get_concrete_function(*specs))
 
 
-def test_each_product_of_a_batch_counts():
+def test_each_product_counts_once():
     assert adds(lambda A, B: A @ B, (7, 2, 3), (7, 3, 5)) == 7 * 30
-
-
-def test_the_same_product_counts_once():
-    assert adds(lambda A, B: A @ B, (2, 3), (3, 5)) == 30
     assert adds(lambda A, B: tf.matmul(A, B, transpose_a=True), (3, 2), (3, 5)) == 30
     assert adds(lambda A, B: A @ B + A @ B, (2, 3), (3, 5)) == 30
     assert adds(lambda A, B: A @ B + A @ (2 * B), (2, 3), (3, 5)) == 60
@@ -160,31 +145,8 @@ def test_each_round_times_every_function_in_turn(calls, given, monkeypatch):
         return run
 
     times = cost.seconds({"a": function("a", 1), "b": function("b", 3)}, 3, *given)
-    assert {name: list(measured) for name, measured in times.items()} == {
-        "a": [1] * 3,
-        "b": [3] * 3,
-    }
+    assert [*times["a"], *times["b"]] == [1, 1, 1, 3, 3, 3]
     assert called == (["a"] * (calls + 1) + ["b"] * (calls + 1)) * 3
-
-
-def test_dynamic_layers_are_counted_as_dense_ones():
-    chain = [keras.layers.Dense(5), layers.DynamicDense(4, 2), keras.layers.Dropout(0.5)]
-    network = keras.Sequential([keras.Input((3,)), *chain, keras.layers.Dense(2)])
-    assert cost.multiply_adds(network) == 3 * 5 + 5 * 4 + 4 * 2
-
-
-def test_a_step_is_adamw_at_a_thousandth_by_default():
-    def trained(optimizer):
-        keras.utils.set_random_seed(0)
-        network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
-        x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
-        step = cost.training_step(network, x, np.eye(4, 3, dtype="float32"), optimizer)
-        step(), step()
-        return network.get_weights()
-
-    by_default, spelled = trained(None), trained(keras.optimizers.AdamW(1e-3))
-    assert all(map(np.array_equal, by_default, spelled))
-    assert not np.array_equal(by_default[0], trained(keras.optimizers.SGD(1e-3))[0])
 
 
 def test_the_converter_has_the_private_option_that_cost_sets():

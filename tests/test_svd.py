@@ -48,30 +48,18 @@ def test_truncation_has_rank_D_and_the_error_of_the_tail(W, D):
     np.testing.assert_allclose(np.linalg.norm(W - W_D), np.linalg.norm(s[D:]), atol=slack)
 
 
-def test_whitened_truncation_changes_the_outputs_least():
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (12, 90)])
+def test_the_leading_terms_alone_are_those_of_all(shape, monkeypatch):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(500, 30)) * np.geomspace(3, 0.1, 30)
-    W = rng.normal(size=(30, 40))
-    plain, whitened = svd.decompose(W), svd.decompose(W, x.T @ x / len(x))
-    for D in (1, 5, 20):
-        errors = [np.linalg.norm(x @ (W - svd.truncate(f, D))) for f in (plain, whitened)]
-        tail = np.sqrt(len(x)) * np.linalg.norm(whitened.s[D:])
-        np.testing.assert_allclose(errors[1], tail, rtol=1e-2)  # but for the ridge
-        assert errors[1] < 0.9 * errors[0]
-
-
-def test_the_leading_terms_alone_are_those_of_all():
-    rng = np.random.default_rng(0)
-    for n_in, n_out in ((40, 30), (30, 40), (12, 90)):
-        W = rng.normal(size=(n_in, n_out))
-        C, Gamma = (second_moment(n, 2 * n, seed=n) for n in (n_in, n_out))
-        every, some = svd.decompose(W, C, Gamma), svd.decompose(W, C, Gamma, D=3)
-        many = svd.decompose(W, C, Gamma, D=10)  # by a full SVD
-        np.testing.assert_allclose(some.s, every.s[:3], rtol=1e-9)
-        for part, whole in zip(many, (every.U[:, :10], every.s[:10], every.Vt[:10]), strict=True):
-            np.testing.assert_allclose(part, whole, atol=1e-12)
-        np.testing.assert_allclose(svd.truncate(some, 3), svd.truncate(every, 3), atol=1e-7)
-        np.testing.assert_array_equal(svd.decompose(W, C, Gamma, D=3).s, some.s)
+    C, Gamma = (second_moment(n, 2 * n, seed=n) for n in shape)
+    same = np.outer(*map(np.ones, shape)) + 1e-9 * rng.normal(size=shape)
+    for large in (svd.LARGE, 30):
+        monkeypatch.setattr(svd, "LARGE", large)
+        for W, *weights in ((rng.normal(size=shape), C, Gamma), (rng.normal(size=shape),), (same,)):
+            every, some = svd.decompose(W, *weights), svd.decompose(W, *weights, D=9)
+            np.testing.assert_allclose(some.s, every.s[:9], rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(svd.truncate(some, 9), svd.truncate(every, 9), atol=1e-7)
+            np.testing.assert_array_equal(svd.decompose(W, *weights, D=9).s, some.s)
 
 
 def test_whitening_of_zero_matrices_is_finite():
@@ -86,6 +74,7 @@ def test_energy_is_the_share_of_the_squared_norm(W, D):
     norm = np.linalg.norm(W) ** 2
     expected = np.linalg.norm(svd.truncate(factors, D)) ** 2 / norm if norm else 1.0
     assert svd.energy(factors.s, D) == pytest.approx(expected, abs=1e-10)
+    assert svd.energy(factors.s, 99) == 1
 
 
 @pytest.mark.parametrize("shape", [(400, 600), (600, 400), (500, 500)])
@@ -99,32 +88,41 @@ def test_noise_follows_the_marchenko_pastur_law(shape):
     assert mass[-1] == pytest.approx(1, abs=0.01)
     share_below = np.searchsorted(np.sort(s), sigma) / len(s)
     assert np.abs(share_below - mass).max() < 0.02
+    assert not svd.noise_density([0.9 * s[-1], 1.1 * edge], shape, 0.1)[
+        shape[0] == shape[1] :
+    ].any()
 
 
 @pytest.mark.parametrize("D", [0, -1, 2.0, "abc", "20", None, True])
 def test_a_wrong_rank_is_one_clear_error(D):
-    with pytest.raises(ValueError, match="D must be a whole number"):
-        svd.truncate(svd.decompose(np.eye(3)), D)
+    s = np.array([7.0, 4.0, 2.0])
+    functions = [lambda: svd.truncate(svd.decompose(np.eye(3)), D), lambda: svd.gap(s, D)]
+    functions.append(lambda: svd.energy(s, D))
+    if D is not None:  # which are all terms
+        functions.append(lambda: svd.decompose(np.eye(4), D=D))
+    for function in functions:
+        with pytest.raises(ValueError, match="D must be a whole number"):
+            function()
 
 
 @pytest.mark.parametrize("W", [np.ones(3), np.ones((0, 3)), [[np.nan]], [[np.inf]]])
 def test_what_is_no_finite_matrix_is_refused(W):
     with pytest.raises(ValueError, match="finite matrix"):
         svd.decompose(W)
-    with pytest.raises(ValueError, match="C must be"):
-        svd.decompose(np.eye(3), np.eye(2))
 
 
-def test_directions_that_the_inputs_never_took_count_a_little():
-    W = np.diag([1.0, 0.5, 1000.0])
-    C = np.diag([1.0, 1.0, 0.0])
-    ridge = 1e-4 * 2 / 3
-    U, s, Vt = svd.decompose(W, C)
-    expected = np.sqrt([1e6 * ridge, 1 + ridge, 0.25 * (1 + ridge)])
-    np.testing.assert_allclose(s, expected, rtol=1e-9)
-    np.testing.assert_allclose((U * s) @ Vt, W, atol=1e-9)
-    kept = svd.truncate(svd.SVD(U, s, Vt), 1)
-    np.testing.assert_allclose(kept, np.diag([0, 0, 1000.0]), atol=1e-9)
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"C": np.eye(2)}, r"C must be \(3, 3\)"),
+        ({"C": np.full((3, 3), np.nan)}, "finite matrix C"),
+        ({"C": np.diag([1.0, -1.0, 1.0])}, "C has a negative eigenvalue"),
+        ({"Gamma": np.eye(3)}, r"Gamma must be \(2, 2\) .*, not \(3, 3\)"),
+    ],
+)
+def test_what_is_no_second_moment_is_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        svd.decompose(np.ones((3, 2)), **weights)
 
 
 def test_a_diagonal_weight_is_that_of_its_matrix():
@@ -135,13 +133,6 @@ def test_a_diagonal_weight_is_that_of_its_matrix():
     np.testing.assert_allclose(short.s, whole.s, rtol=1e-12)
     for D in (1, 2):
         np.testing.assert_allclose(svd.truncate(short, D), svd.truncate(whole, D), atol=1e-10)
-
-
-def test_a_weight_with_a_negative_eigenvalue_is_refused():
-    with pytest.raises(ValueError, match="C has a negative eigenvalue"):
-        svd.decompose(np.eye(2), np.diag([1.0, -1.0]) + 0)
-    with pytest.raises(ValueError, match="finite matrix C"):
-        svd.decompose(np.eye(2), np.full((2, 2), np.nan))
 
 
 @given(matrices(), st.integers(1, 15))
@@ -159,37 +150,15 @@ def test_factors_multiply_to_the_truncation(W, D):
 
 
 def test_the_gap_is_between_what_is_kept_and_what_is_dropped():
-    s = np.array([7.0, 4.0, 2.0])
-    assert [svd.gap(s, D) for D in (1, 2, 3, 4)] == [3, 2, 2, 2]
-    with pytest.raises(ValueError, match="D must be"):
-        svd.gap(s, 0)
-
-
-def test_the_energy_is_all_kept_beyond_the_last_value():
-    assert svd.energy([3, 4], 2) == svd.energy([3, 4], 9) == svd.energy([0, 0], 1) == 1
-    with pytest.raises(ValueError, match="D must be"):
-        svd.energy([3, 4], 0)
-
-
-def test_outside_its_edges_noise_has_no_density():
-    shape, std = (100, 400), 0.5
-    lower, upper = 0.5 * (20 - 10), 0.5 * (20 + 10)
-    np.testing.assert_array_equal(svd.noise_density([lower - 1, upper + 1], shape, std), 0)
-    inside = svd.noise_density([lower + 1, upper - 1], shape, std)
-    assert (inside > 0).all()
-
-
-@pytest.mark.parametrize("n", [1, 2, 9])
-def test_numbers_are_counted_by_hand(n):
-    assert svd.svd_parameters((7, n), 3) == 3 * 7 + 3 + 3 * n
-    assert svd.factorized_parameters((7, n), 3) == 3 * 7 + 3 * n
+    assert [svd.gap(np.array([7.0, 4.0, 2.0]), D) for D in (1, 2, 3, 4)] == [3, 2, 2, 2]
 
 
 @pytest.mark.parametrize("shape", [(784, 1024), (1024, 1024), (7, 5), (3, 1000)])
 def test_break_even_is_the_last_rank_that_saves(shape):
-    D, dense = svd.break_even_rank(shape), shape[0] * shape[1]
-    assert svd.factorized_parameters(shape, D) < dense
-    assert svd.factorized_parameters(shape, D + 1) >= dense
+    (n_in, n_out), D = shape, svd.break_even_rank(shape)
+    assert svd.svd_parameters(shape, 3) == 3 * n_in + 3 + 3 * n_out
+    assert svd.factorized_parameters(shape, D) == D * (n_in + n_out) < n_in * n_out
+    assert svd.factorized_parameters(shape, D + 1) >= n_in * n_out
 
 
 @given(matrices(), st.integers(0, 20), st.integers(0, 20), st.integers(0, 99))
@@ -205,14 +174,6 @@ def test_weighted_truncation_is_the_best_of_its_rank(W, inputs, felt, seed):
     dW = W - svd.truncate(factors, 1)
     loss = np.trace(Gamma @ dW.T @ C @ dW)
     np.testing.assert_allclose(loss, np.sum(s[1:] ** 2), atol=1e-6 * max(1e-3, s[0] ** 2))
-
-
-def test_outputs_that_the_loss_never_felt_count_a_little():
-    Gamma = np.diag([1.0, 0.0, 2.0, 0.02])
-    s = svd.decompose(np.eye(4), Gamma=Gamma).s
-    np.testing.assert_allclose(s, np.sqrt(np.array([2, 1, 0.02, 0]) + 1e-2 * 3.02 / 4), rtol=1e-9)
-    with pytest.raises(ValueError, match=r"Gamma must be \(2, 2\) .*, not \(3, 3\)"):
-        svd.decompose(np.ones((3, 2)), Gamma=np.eye(3))
 
 
 def test_regression_is_ridge_regression_towards_the_kernel():
@@ -279,23 +240,3 @@ def test_few_rows_stand_for_their_second_moment():
     z = rng.normal(size=(12, 9))
     expected = svd.regress(C, x.T @ z / 12, W)
     np.testing.assert_allclose(svd.regress(rows, z, W), expected, atol=1e-7)
-
-
-@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
-def test_leading_terms_of_a_large_matrix_are_those_of_the_svd(shape, monkeypatch):
-    monkeypatch.setattr(svd, "LARGE", 30)
-    rng = np.random.default_rng(0)
-    for W in (
-        rng.normal(size=shape),
-        np.outer(*map(np.ones, shape)) + 1e-9 * rng.normal(size=shape),
-    ):
-        U, s, Vt = np.linalg.svd(W)
-        found = svd.decompose(W, D=9)
-        np.testing.assert_allclose(found.s, s[:9], rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(svd.truncate(found, 9), U[:, :9] * s[:9] @ Vt[:9], atol=1e-9)
-
-
-@pytest.mark.parametrize("D", [0, -1, 2.5, "3"])
-def test_a_number_of_leading_terms_is_checked(D):
-    with pytest.raises(ValueError, match="D must be a whole number"):
-        svd.decompose(np.eye(4), D=D)
