@@ -124,17 +124,6 @@ def test_beyond_break_even_a_layer_is_left_alone():
     assert compress.factorize(model, 8, few).get_layer("d11_U").units == 2
 
 
-def test_balanced_factors_share_the_singular_values():
-    model = sequential()
-    small = compress.factorize(model, {"d11": 3}, balanced=True)
-    U, Vt = kernel(small, "d11_U"), kernel(small, "d11_Vt")
-    s = np.linalg.svd(kernel(model, "d11"))[1][:3]
-    np.testing.assert_allclose(U.T @ U, np.diag(s), atol=1e-5)
-    np.testing.assert_allclose(Vt @ Vt.T, np.diag(s), atol=1e-5)
-    U = kernel(compress.factorize(model, {"d11": 3}), "d11_U")
-    np.testing.assert_allclose(U.T @ U, np.eye(3), atol=1e-5)
-
-
 def test_ranks_and_layers_can_be_chosen():
     model = two_branches()
     small = compress.truncate(model, {"joined": 2, "logits": np.int64(3)})

@@ -35,9 +35,12 @@ def networks():
 
 
 @pytest.fixture(scope="module")
-def exported(networks):
+def exported(networks, digits):
     """{(name, int8): content of the LiteRT file}."""
-    return {(n, q): cost.to_litert(net, q) for n, net in networks.items() for q in (False, True)}
+    inputs = {False: None, True: digits.x_train[:100]}
+    return {
+        (n, q): cost.to_litert(net, x) for n, net in networks.items() for q, x in inputs.items()
+    }
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])

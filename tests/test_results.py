@@ -265,7 +265,7 @@ def test_of_as_many_seeds_those_count_where_most_baselines_are(table, tmp_path):
     longer = table[(table["method"] == "baseline") & (table["seed"] == 0)]
     longer = longer.assign(method="baseline_longer", test_accuracy=longer["D"] / 100)
     assert sorted(longer["D"]) == [5, 20]
-    said = "; trained on for as long as fine-tuning takes: 20.00.\n"
+    said = "; trained on for as many epochs as fine-tuning: 20.00.\n"
     assert said in results.page(results.merge(table, longer), tmp_path)
 
 

@@ -62,8 +62,7 @@ PAIRS = {
 }
 BASELINES = {
     "baseline": "Baseline",
-    "baseline_longer": "trained on for as long as fine-tuning takes",
-    "baseline_tuned": "trained on for as many epochs",
+    "baseline_longer": "trained on for as many epochs as fine-tuning",
     "baseline_adamw": "trained by AdamW",
 }
 EPOCHS = 15  # the notebooks' default; the table has no other runs
@@ -152,6 +151,16 @@ def by_method(table):
         cell = group["test_accuracy"].to_numpy(), float(group["parameters"].mean())
         found.setdefault(method, {})[D] = cell
     return found
+
+
+def spread(dataset, epochs):
+    """{method: {D: accuracies (seeds,)}} of the project's own table, where there are several."""
+    table = read(TABLE)
+    table = table[(table["dataset"] == dataset) & (table["epochs"] == epochs)]
+    return {
+        method: {D: found for D, (found, _) in by_rank.items() if len(found) > 1}
+        for method, by_rank in by_method(table).items()
+    }
 
 
 def _by_seed(table):

@@ -78,11 +78,6 @@ def truncated(case):
 
 
 def baseline_longer(case):
-    """Trained on for about the time that fine-tuning the factors takes: a fifth of its epochs."""
-    return case.fine_tune(case.network, max(1, case.many // 5))
-
-
-def baseline_tuned(case):
     """Trained on for as many epochs as factors are fine-tuned."""
     return case.fine_tune(case.network, case.many)
 
@@ -228,7 +223,7 @@ METHODS = [truncated, whitened, two_sided, layer_by_layer, shared, fine_tuned_sh
 METHODS += [cut, fine_tuned_cut, fine_tuned_cut_longer, cut_shape_anew, cut_neurons_only]
 METHODS += [neurons_by_norm, random_neurons, interpolative]
 METHODS += [random_factors_shared, small_dense, dynamic, dynamic_ranks, from_scratch]
-METHODS += [baseline_longer, baseline_tuned, baseline_adamw, truncated_adamw]
+METHODS += [baseline_longer, baseline_adamw, truncated_adamw]
 METHODS = {method.__name__: method for method in METHODS}
 
 
