@@ -81,7 +81,7 @@ LAYERS = [_look(BLUE, "o"), _look(ORANGE, "s"), _look(GREEN, "D")]
 LAYERS += [_look(VERMILLION, "^"), _look(PURPLE, "v")]
 HATCHES = "", "///", "...", "xxx"  # of bars, which have no marker
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-ACCURACIES = 0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998
+ACCURACIES = 0, 0.5, 0.8, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998
 ACCURACIES += 0.999, 0.9995, 0.9998, 0.9999
 BEST = ACCURACIES[-1]  # what is better is drawn there
 
@@ -359,11 +359,11 @@ def deployed(worth, name, folder=None):
         ax.barh(place, values, 0.5, color=SKY, alpha=0.5, label="measured")
         at = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
         for row, value in zip(place, values, strict=True):
-            ax.text(0.98, row, f"{value:.1f}", **at)
+            ax.text(0.98, row, f"{value:.3g}", **at)
         for limit, said, look in limits[: 1 if key == "bytes" else 2]:
             marks = [ratios[f"{limit}_ratio"] for ratios in worth.values()]
             ax.plot(marks, place, **look | {"linestyle": "", "ms": 13, "mew": 2}, label=said)
-        ax.set(xscale="log", xlim=(1, 3000), title=title)
+        ax.set(xscale="log", xlim=(1, 20_000), title=title)
         ax.set_xticks([1, 10, 100], ["1", "10", "100"])
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(place, worth)
