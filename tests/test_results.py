@@ -43,6 +43,15 @@ def test_a_seed_counts_once_and_sizes_are_those_of_the_rank(table):
     assert list(measured["truncated"]) == [5, 20]
 
 
+def test_the_spread_is_of_several_seeds_of_one_data_set(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
+    assert results.spread("mnist", 15) == {}
+    results.write(results.TABLE, results.merge(table, table.assign(dataset="subset")))
+    found = results.spread("mnist", 15)["truncated"]
+    assert {D: accuracies.tolist() for D, accuracies in found.items()} == {20: [0.9, 0.92]}
+    assert results.spread("mnist", 3) == {}
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder whose README has a place for the table, and no results yet."""
