@@ -7,7 +7,7 @@ from ..backend import keras
 
 
 def anew(network, seed):
-    """The network's shape, a Sequential of Dense layers, from random weights; biases are 0.
+    """The network's shape from random weights; biases are 0.
 
     Kernels are normal with variance 2 / n_in, as a ReLU halves what it passes on; a first factor,
     which none follows, has 1 / n_in.
@@ -16,7 +16,7 @@ def anew(network, seed):
     for layer in network.layers:
         if layer.weights:
             gain = 1 if layer.name.endswith("_U") else 2
-            scale = np.sqrt(gain / layer.kernel.shape[0])
+            scale = np.sqrt(gain / np.prod(layer.kernel.shape[:-1]))
             layer.kernel.assign(rng.normal(scale=scale, size=layer.kernel.shape))
     return network
 

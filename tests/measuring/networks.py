@@ -17,6 +17,7 @@ from filelock import FileLock
 from helpers import callbacks, compress, data, model
 from helpers.backend import keras
 from helpers.lab import results, store
+from helpers.lab.controls import anew
 
 ENTROPY = keras.losses.CategoricalCrossentropy(from_logits=True)
 BY_LABEL = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -113,17 +114,6 @@ def fine_tuned_shared(case):
 
 def random_factors_shared(case):
     return case.fine_tune(anew(case.shared_cut(), case.seed), case.many)
-
-
-def anew(network, seed):
-    """As notebook 2 makes them: variance 1 / n_in to D outputs, and 2 / n_in to ReLU units."""
-    network, rng = keras.models.clone_model(network), np.random.default_rng(seed)
-    for layer in network.layers:
-        if layer.weights:
-            gain = 1 if layer.name.endswith("_U") else 2
-            scale = np.sqrt(gain / np.prod(layer.kernel.shape[:-1]))
-            layer.kernel.assign(rng.normal(scale=scale, size=layer.kernel.shape))
-    return network
 
 
 def cut(case):
