@@ -244,16 +244,14 @@ def truncate(svd, D):
     return (U[:, :D] * s[:D]) @ Vt[:D]
 
 
-def factors(svd, D, balanced=False):
+def factors(svd, D):
     """The two factors of the rank-D truncation, W_D = U_D Vt_D.
 
-        U_D = U[:, :D],             Vt_D = diag(s[:D]) Vt[:D]           (the textbook's)
-        U_D = U[:, :D] diag(√s),    Vt_D = diag(√s) Vt[:D]              (balanced)
+        U_D = U[:, :D],             Vt_D = diag(s[:D]) Vt[:D]
 
     Args:
         svd: the factors of W (n_in, n_out).
         D: singular values kept; more than there are keeps all.
-        balanced: share s between both factors.
 
     Returns:
         U_D (n_in, D), Vt_D (D, n_out).
@@ -261,14 +259,13 @@ def factors(svd, D, balanced=False):
     Raises:
         ValueError: D is not a whole number of at least 1.
 
-    >>> factors(decompose([[9.0, 0.0], [0.0, 4.0]]), D=1, balanced=True)
-    (array([[3.],
-           [0.]]), array([[3., 0.]]))
+    >>> factors(decompose([[9.0, 0.0], [0.0, 4.0]]), D=1)
+    (array([[1.],
+           [0.]]), array([[9., 0.]]))
     """
     D = check_rank(D)
     U, s, Vt = svd
-    left, right = (np.sqrt(s[:D]), np.sqrt(s[:D])) if balanced else (1, s[:D])
-    return U[:, :D] * left, right[:, None] * Vt[:D]
+    return U[:, :D], s[:D, None] * Vt[:D]
 
 
 def energy(s, D):

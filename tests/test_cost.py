@@ -27,9 +27,12 @@ def networks():
 
 
 @pytest.fixture(scope="module")
-def exported(networks):
+def exported(networks, digits):
     """{(name, int8): content of the LiteRT file}."""
-    return {(n, q): cost.to_litert(net, q) for n, net in networks.items() for q in (False, True)}
+    inputs = {False: None, True: digits.x_train[:100]}
+    return {
+        (n, q): cost.to_litert(net, x) for n, net in networks.items() for q, x in inputs.items()
+    }
 
 
 def test_litert_agrees_with_keras_on_digits(networks, exported, digits):
@@ -44,6 +47,21 @@ def test_files_hold_the_weights_and_little_else(networks, exported):
     for (name, int8), content in exported.items():
         size, slack = networks[name].count_params() * (1 if int8 else 4), 12000 if int8 else 8000
         assert 0 <= len(content) - size < slack
+
+
+def test_small_matrices_are_integers_too(digits):
+    """LiteRT leaves those of less than 1024 numbers in float32 if it does not know the inputs."""
+    chain = [keras.layers.Dense(30, "relu", bias_initializer="normal") for _ in range(4)]
+    network = keras.Sequential([keras.Input((784,)), *chain])
+    saved = len(cost.to_litert(network)) - len(cost.to_litert(network, digits.x_train[:50]))
+    assert saved > 3 * 784 * 30 + 2 * 3 * 30 * 30
+
+
+def test_litert_files_are_timed_in_turns(exported, digits):
+    files = {"a": exported["dense", False], "b": exported["factorized", False]}
+    times = cost.litert_seconds(files, digits.x_test[:3], rounds=2, calls=1)
+    assert {name: len(found) for name, found in times.items()} == {"a": 2, "b": 2}
+    assert min(map(np.min, times.values())) > 0
 
 
 def test_models_of_one_input_and_output_are_timed(monkeypatch, capfd):

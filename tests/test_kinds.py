@@ -161,13 +161,13 @@ def test_a_convolution_is_a_product_of_vertical_patches(case):
     assert lost is None or np.allclose(lost - b, np.arange(W.shape[1]).reshape(-1, len(b)).sum(0))
 
 
-@given(st.one_of(EVERY, conv2d(), OTHERS), st.integers(1, 6), st.booleans())
-def test_factors_give_the_truncated_layer(case, D, balanced):
+@given(st.one_of(EVERY, conv2d(), OTHERS), st.integers(1, 6))
+def test_factors_give_the_truncated_layer(case, D):
     """At full rank the layer itself, also beyond break-even."""
     layer, x = case[0](), case[1]
     model, path = alone(layer, x), layer.name
     matches(compress.truncate(model, {path: 99})(x), model(x))
-    small = compress.factorize(model, {path: D}, balanced=balanced)
+    small = compress.factorize(model, {path: D})
     matches(small(x), compress.truncate(model, {path: D})(x))
     assert small.count_params() == compress.kept_parameters(model, {path: D})
     kind = kinds.of(layer)

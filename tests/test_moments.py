@@ -253,7 +253,6 @@ def test_networks_cut_by_zeros_are_finite():
     for small in (
         seen.layer_by_layer(2),
         compress.factorize(model, 2, seen.svds),
-        compress.factorize(model, 2, seen.svds, balanced=True),
     ):
         assert np.isfinite(small(images())).all()
 

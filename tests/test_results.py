@@ -43,6 +43,15 @@ def test_a_seed_counts_once_and_sizes_are_those_of_the_rank(table):
     assert list(measured["truncated"]) == [5, 20]
 
 
+def test_the_spread_is_of_several_seeds_of_one_data_set(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
+    assert results.spread("mnist", 15) == {}
+    results.write(results.TABLE, results.merge(table, table.assign(dataset="subset")))
+    found = results.spread("mnist", 15)["truncated"]
+    assert {D: accuracies.tolist() for D, accuracies in found.items()} == {20: [0.9, 0.92]}
+    assert results.spread("mnist", 3) == {}
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder whose README has a place for the table, and no results yet."""
@@ -265,7 +274,7 @@ def test_of_as_many_seeds_those_count_where_most_baselines_are(table, tmp_path):
     longer = table[(table["method"] == "baseline") & (table["seed"] == 0)]
     longer = longer.assign(method="baseline_longer", test_accuracy=longer["D"] / 100)
     assert sorted(longer["D"]) == [5, 20]
-    said = "; trained on for as long as fine-tuning takes: 20.00.\n"
+    said = "; trained on for as many epochs as fine-tuning: 20.00.\n"
     assert said in results.page(results.merge(table, longer), tmp_path)
 
 

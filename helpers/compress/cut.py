@@ -73,7 +73,7 @@ def truncate(model, D, svds=None):
     return graph.copy(model, {name: one(cut) for name, cut in cuts.items()})
 
 
-def factorize(model, D, svds=None, balanced=False):
+def factorize(model, D, svds=None):
     """A copy of the model in which two layers stand for each one that is cut, W → U_D, Vt_D.
 
         act(x W + b)   →   act((x U_D) Vt_D + b),   U_D Vt_D = W_D
@@ -86,8 +86,6 @@ def factorize(model, D, svds=None, balanced=False):
 
     Args:
         model, D, svds: as for `truncate`.
-        balanced: share the singular values between both factors (`helpers.svd.factors`), else
-            Vt_D has them all.
 
     Returns:
         keras.Model.
@@ -97,7 +95,7 @@ def factorize(model, D, svds=None, balanced=False):
     """
     model = whole(model)
     cuts = _cuts(model, D, svds)
-    return graph.copy(model, {name: pair(cut, balanced) for name, cut in cuts.items()})
+    return graph.copy(model, {name: pair(cut) for name, cut in cuts.items()})
 
 
 def dynamic(model, D, svds=None, **options):
@@ -196,11 +194,11 @@ def one(cut):
     return cut.kind.one(svd.truncate(cut.factors, cut.D), cut.bias)
 
 
-def pair(cut, balanced=False):
+def pair(cut):
     """The chain of two layers, n_in → D, linear, and D → n_out, if they save parameters."""
     if min(cut.D, len(cut.factors.s)) > svd.break_even_rank(cut.kind.shape):
         return one(cut)
-    return cut.kind.pair(*svd.factors(cut.factors, cut.D, balanced), cut.bias)
+    return cut.kind.pair(*svd.factors(cut.factors, cut.D), cut.bias)
 
 
 def _dynamic(cut, options):

@@ -1,6 +1,8 @@
 """What a network costs: multiply-adds, bytes, latency, the time of a training step."""
 
 import math
+import os
+import platform
 import tempfile
 import time
 from pathlib import Path
@@ -49,13 +51,14 @@ def traced_multiply_adds(function, rank=None):
     return sum(products.values())
 
 
-def to_litert(model, int8=False):
-    """The model as a LiteRT (TensorFlow Lite) file.
+def to_litert(model, inputs=None):
+    """The model as a LiteRT (TensorFlow Lite) file, in float32 or in 8-bit integers.
 
     Args:
         model: a built Keras model.
-        int8: store the weights as 8-bit integers with one scale for each matrix, and multiply
-            in integers (dynamic-range quantization); else all is float32.
+        inputs: some hundred typical inputs (n, …), for int8: weights are stored as integers with
+            one scale for each matrix, what passes between layers with the scale that these inputs
+            ask for, and all products are in integers. Without them, all is float32.
 
     Returns:
         bytes, the content of a .tflite file.
@@ -63,8 +66,10 @@ def to_litert(model, int8=False):
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
     """
     options = {}
-    if int8:
+    if inputs is not None:
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+        # Without inputs to set scales by, matrices of less than 1024 numbers would stay float32.
+        options["representative_dataset"] = lambda: ([x[None]] for x in inputs)
         # A scale and a zero point for each output, the default, are 12 bytes: in a thin factor
         # (20, 1024) over half as much as the weights themselves.
         options["_experimental_disable_per_channel_quantization_for_dense_layers"] = True
@@ -101,6 +106,12 @@ def litert_function(content, batch_size=1):
     return run
 
 
+def litert_seconds(files, x, rounds, calls):
+    """`seconds` a call of LiteRT files on the inputs x: {name: bytes} → {name: array (rounds,)}."""
+    runs = {name: litert_function(content, len(x)) for name, content in files.items()}
+    return seconds({n: lambda run=run: run(x) for n, run in runs.items()}, rounds, calls)
+
+
 def deployed(model):
     """What the model is on a phone: {"LiteRT bytes", and, of one input and output, "latency, ms"}.
 
@@ -118,6 +129,15 @@ def deployed(model):
         x = np.zeros([1, *(size or 1 for size in source.shape[1:])], source.dtype)
         found["latency, ms"] = 1e3 * float(np.median(seconds({"": lambda: run(x)}, 50)[""]))
     return found
+
+
+def machine():
+    """The processor and the number of its cores, in words, to stand beside what was timed."""
+    names = [platform.processor() or platform.machine()]
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[-1]}, {os.cpu_count()} cores"
 
 
 def training_step(model, x, y, optimizer=None):

@@ -5,7 +5,7 @@ $SVD_FIGURES, else figures/), and returns it: a notebook cell that ends with the
 """
 
 import os
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -55,9 +55,6 @@ LOOKS = {
     "layer by layer, shared ranks": _look(VERMILLION, "*", "--"),
     "fine-tuned": _look(GREEN, "^"),
     "fine-tuned, shared ranks": _look(GREEN, "v", "--"),
-    "textbook": _look(BLUE, "<", ":"),
-    "balanced": _look(SKY, "d", "-."),
-    "distilled": _look(PURPLE, "d", ":"),
     "random factors": _look(GREY, "o", ":"),
     "random factors, shared ranks": _look(GREY, "v", ":"),
     "small dense network": _look(BLACK, "D", ":"),
@@ -67,6 +64,7 @@ LOOKS = {
     "tangent": _look(PURPLE, ">"),
     "straight-through": _look(VERMILLION, "X"),
     "exact": _look(BLUE, "s", "-."),
+    "biases and output alone": _look(GREY, "P", "--"),
     "neurons and ranks": _look(BLUE, "*"),
     "fine-tuned, neurons and ranks": _look(GREEN, "*", ":"),
     "neurons and ranks, random weights": _look(GREY, "*", "-."),
@@ -76,7 +74,7 @@ HOLLOW = {"markerfacecolor": "white"}
 LAYERS = [_look(BLUE, "o"), _look(ORANGE, "s"), _look(GREEN, "D")]
 LAYERS += [_look(VERMILLION, "^"), _look(PURPLE, "v")]
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-ACCURACIES = 0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998
+ACCURACIES = 0, 0.5, 0.8, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998
 ACCURACIES += 0.999, 0.9995, 0.9998, 0.9999
 BEST = ACCURACIES[-1]  # what is better is drawn there
 
@@ -333,29 +331,67 @@ def factors(pairs, name, folder=None):
 
 
 @_styled
-def deployed(worth, limit, name, folder=None):
-    """Ratios to the float32 baseline as dots, a row for each of bytes, latency and throughput.
+def one_becomes_two(n_in, n_out, D, name, folder=None):
+    """A layer and its two factors, to scale: bars are units, bands join them, areas are weights."""
+    figure, rows = plt.subplots(2, 2, figsize=(8, 6.2), sharex="row", sharey="row")
+    sketches = {"one layer": [n_in, n_out], f"two layers, D = {D}": [n_in, D, n_out]}
+    high, gap = max(n_in, n_out), 0.7 * max(n_in, n_out)
+    for (above, below), (title, units), names in zip(
+        rows.T, sketches.items(), (["$W$"], ["$U_D$", "$V_D^⊤$"]), strict=True
+    ):
+        place = np.linspace(0, 2 * gap, len(units))
+        ends = np.array(units) / 2
+        above.fill_between(place, -ends, ends, color=SKY, alpha=0.4, lw=0)
+        above.bar(place, units, 0.05 * high, -ends, color=BLUE)
+        for x, n in zip(place, units, strict=True):
+            above.text(x, n / 2 + 0.03 * high, f"{n:,}", ha="center", va="bottom")
+        left, shapes = 0, [*pairwise(units)]
+        for matrix, (rows_of, columns) in zip(names, shapes, strict=True):
+            below.add_patch(plt.Rectangle((left, high - rows_of), columns, rows_of, color=BLUE))
+            said = f"{matrix}: {rows_of:,} × {columns:,}\n= {rows_of * columns:,}"
+            below.text(left, high - rows_of - 0.05 * high, said, va="top")
+            left += columns + 0.4 * high
+        total = sum(a * b for a, b in shapes)
+        above.set_title(f"{title}\n{total:,} weights")
+    for ax in rows.flat:
+        ax.set(xticks=[], yticks=[], aspect="equal")
+        ax.spines[:].set_visible(False)
+        ax.margins(0.02, 0.12)
+    return _saved(figure, name, folder)
+
+
+@_styled
+def deployed(worth, name, folder=None):
+    """How many times better than the float32 baseline: a panel each for bytes, latency, throughput.
 
     Args:
-        worth: {network: {"bytes_ratio", "latency_ratio", "throughput_ratio"}}.
-        limit: the ratio of multiply-adds.
+        worth: {network: {"bytes_ratio", "latency_ratio", "throughput_ratio"}}, and of what each
+            is limited by, "weights_ratio" of the bytes of the weights, and "adds_ratio".
         name, folder: of the file.
     """
-    rows = {"file size": "bytes", "latency": "latency", "throughput": "throughput"}
-    figure, (ax,) = _panels(1, 3.4)
-    for network, ratios in worth.items():
-        values = [ratios[f"{key}_ratio"] for key in rows.values()]
-        color, marker = (DARK, "s") if "baseline" in network else (GREEN, "^")
-        fill = color if "int8" in network else "white"
-        ax.plot(values, np.arange(len(rows)), marker, ms=9, c=color, mfc=fill, label=network)
-        for row, value in enumerate(values):
-            ax.text(value, row - 0.22, f"{value:.1f}", ha="center", bbox=BOX)
-    ax.axvline(limit, c=GREY, ls="--", lw=1.5, label="ratio of multiply-adds")
-    ax.set(xscale="log", xlabel="times better than the float32 baseline", ylim=(2.5, -0.6))
-    ax.set_xticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, 100])
-    ax.set_yticks(np.arange(len(rows)), rows)
-    ax.minorticks_off()
-    return _saved(figure, name, folder, columns=4)
+    panels = {"file size": "bytes", "latency": "latency", "throughput": "throughput"}
+    figure, axes = _panels(3, 3.6, sharex=True)
+    place = np.arange(len(worth))
+    limits = (
+        ("weights", "limit by bytes", _look(VERMILLION, "|")),
+        ("adds", "limit by multiply-adds", _look(DARK, "x")),
+    )
+    for ax, (title, key) in zip(axes, panels.items(), strict=True):
+        values = [ratios[f"{key}_ratio"] for ratios in worth.values()]
+        ax.barh(place, values, 0.5, color=SKY, alpha=0.5, label="measured")
+        at = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+        for row, value in zip(place, values, strict=True):
+            ax.text(0.98, row, f"{value:.3g}", **at)
+        for limit, said, look in limits[: 1 if key == "bytes" else 2]:
+            marks = [ratios[f"{limit}_ratio"] for ratios in worth.values()]
+            ax.plot(marks, place, **look | {"linestyle": "", "ms": 13, "mew": 2}, label=said)
+        ax.set(xscale="log", xlim=(1, 20_000), title=title)
+        ax.set_xticks([1, 10, 100], ["1", "10", "100"])
+        ax.grid(axis="y", visible=False)
+    axes[0].set_yticks(place, worth)
+    axes[0].invert_yaxis()
+    axes[1].set_xlabel("times better than the float32 baseline")
+    return _saved(figure, name, folder)
 
 
 @_styled

@@ -62,8 +62,7 @@ PAIRS = {
 }
 BASELINES = {
     "baseline": "Baseline",
-    "baseline_longer": "trained on for as long as fine-tuning takes",
-    "baseline_tuned": "trained on for as many epochs",
+    "baseline_longer": "trained on for as many epochs as fine-tuning",
     "baseline_adamw": "trained by AdamW",
 }
 EPOCHS = 15  # the notebooks' default; the table has no other runs

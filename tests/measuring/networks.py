@@ -17,6 +17,7 @@ from filelock import FileLock
 from helpers import callbacks, compress, data, model
 from helpers.backend import keras
 from helpers.lab import results, store
+from helpers.lab.controls import anew
 
 ENTROPY = keras.losses.CategoricalCrossentropy(from_logits=True)
 BY_LABEL = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -78,11 +79,6 @@ def truncated(case):
 
 
 def baseline_longer(case):
-    """Trained on for about the time that fine-tuning the factors takes: a fifth of its epochs."""
-    return case.fine_tune(case.network, max(1, case.many // 5))
-
-
-def baseline_tuned(case):
     """Trained on for as many epochs as factors are fine-tuned."""
     return case.fine_tune(case.network, case.many)
 
@@ -118,17 +114,6 @@ def fine_tuned_shared(case):
 
 def random_factors_shared(case):
     return case.fine_tune(anew(case.shared_cut(), case.seed), case.many)
-
-
-def anew(network, seed):
-    """As notebook 2 makes them: variance 1 / n_in to D outputs, and 2 / n_in to ReLU units."""
-    network, rng = keras.models.clone_model(network), np.random.default_rng(seed)
-    for layer in network.layers:
-        if layer.weights:
-            gain = 1 if layer.name.endswith("_U") else 2
-            scale = np.sqrt(gain / np.prod(layer.kernel.shape[:-1]))
-            layer.kernel.assign(rng.normal(scale=scale, size=layer.kernel.shape))
-    return network
 
 
 def cut(case):
@@ -228,7 +213,7 @@ METHODS = [truncated, whitened, two_sided, layer_by_layer, shared, fine_tuned_sh
 METHODS += [cut, fine_tuned_cut, fine_tuned_cut_longer, cut_shape_anew, cut_neurons_only]
 METHODS += [neurons_by_norm, random_neurons, interpolative]
 METHODS += [random_factors_shared, small_dense, dynamic, dynamic_ranks, from_scratch]
-METHODS += [baseline_longer, baseline_tuned, baseline_adamw, truncated_adamw]
+METHODS += [baseline_longer, baseline_adamw, truncated_adamw]
 METHODS = {method.__name__: method for method in METHODS}
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from helpers import compress, data, model
 from helpers.backend import keras
 from helpers.lab import store
-
-from .networks import anew
+from helpers.lab.controls import anew
 
 SIZES = {"course": (48_550, 30_300, 13_100), "lenet": (30_300, 13_100, 4_900)}
 LOWER = 0.0055, 0.001, 0.0  # shares of the validation images
