@@ -179,11 +179,3 @@ def test_the_keras_cache_is_asked_briefly_and_in_silence(monkeypatch, capsys):
         assert (digits.name, len(digits.x_train), len(digits.x_val)) == ("mnist", 220, 20)
     assert (asked, socket.getdefaulttimeout()) == ([5, 5], None)
     assert not capsys.readouterr().out
-
-
-def test_the_digest_tells_shape_and_content_but_no_label_type():
-    labels = np.arange(6)
-    assert data._digest(labels) == data._digest(labels.astype(np.uint8))
-    others = [labels[::-1], labels.reshape(2, 3), labels[:5]]
-    assert len({data._digest(array) for array in (labels, *others)}) == 4
-    assert data._digest(labels, labels) != data._digest(labels)

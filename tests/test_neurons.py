@@ -194,10 +194,6 @@ STAYS = {
         lambda: chain(L.Dense(8, "softmax", name="a"), L.Dense(5)),
         "their activation compares them",
     ),
-    "a softmax behind": (
-        lambda: chain(L.Dense(8, name="a"), L.Softmax(name="s"), L.Dense(5)),
-        "they go to s",
-    ),
     "normalized together": (
         lambda: chain(L.Dense(8, name="a"), L.LayerNormalization(name="n"), L.Dense(5)),
         "they go to n",
