@@ -28,8 +28,8 @@ def pytest_configure(config):
 
 
 # The longest first, for the processes to end together; the many short ones fill the gaps.
-LONG = ["03_dynamic_svd", "02_factorized_network", "01_truncated_svd", "test_sweep", "test_kinds"]
-LONG += ["test_grade", "test_moments", "test_layers", "test_measuring", "test_model"]
+LONG = ["03_dynamic_svd", "02_factorized_network", "01_truncated_svd", "test_grade", "test_kinds"]
+LONG += ["test_exercises", "test_goal", "test_neurons", "test_sweep", "test_moments", "test_model"]
 
 
 def pytest_collection_modifyitems(items):

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from helpers import compress, svd
 from helpers.backend import keras, tf
@@ -15,44 +13,18 @@ Dense = keras.layers.Dense
 CHANGES = [compress.truncate, compress.factorize, compress.dynamic]
 
 
-def two_branches():
-    """A functional model of other widths and activations, with two outputs."""
-    image = keras.Input((6, 5))
-    x = keras.layers.Flatten()(image)
-    left = Dense(17, activation="tanh", name="left")(x)
-    right = Dense(9, use_bias=False, name="right")(x)
-    joined = Dense(12, activation="gelu", name="joined")(keras.layers.Concatenate()([left, right]))
-    logits = Dense(4, name="logits")(joined)
-    outputs = [keras.layers.Softmax()(logits), Dense(2, name="second")(joined)]
-    return keras.Model(image, outputs)
-
-
 def sequential():
     options = {"activation": "relu", "bias_initializer": "normal"}
     layers = [Dense(n, name=f"d{n}", **options) for n in (8, 11, 5)]
     return keras.Sequential([keras.Input((7,)), *layers, Dense(3, name="out")])
 
 
-class Subclassed(keras.Model):
-    """A model whose layers no graph connects."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = Dense(3)
-        self(np.zeros((1, 7), "float32"))
-
-    def call(self, x):
-        return self.dense(x)
-
-
 def kernel(model, name):
     return model.get_layer(name).get_weights()[0]
 
 
-@settings(max_examples=12)
-@given(st.integers(1, 12), st.integers(0, 99))
-def test_kernels_become_the_rank_D_truncation(D, seed):
-    keras.utils.set_random_seed(seed)
+@pytest.mark.parametrize("D", [1, 3, 5, 12])
+def test_kernels_become_the_rank_D_truncation(D):
     model = sequential()
     before = [w.copy() for w in model.get_weights()]
     small = compress.truncate(model, D)
@@ -61,8 +33,7 @@ def test_kernels_become_the_rank_D_truncation(D, seed):
         expected = U[:, :D] @ np.diag(s[:D]) @ Vt[:D]
         np.testing.assert_allclose(kernel(small, name), expected, atol=1e-5)
     np.testing.assert_array_equal(kernel(small, "out"), kernel(model, "out"))
-    for old, now in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, now)
+    assert all(map(np.array_equal, before, model.get_weights()))
 
 
 def own_loss(labels, outputs):
@@ -101,17 +72,6 @@ def test_beyond_break_even_a_layer_is_left_alone():
         assert np.linalg.matrix_rank(kernel(same, "d11"), tol=1e-5) == min(D, 8)
 
 
-def test_ranks_and_layers_can_be_chosen():
-    model = two_branches()
-    small = compress.truncate(model, {"joined": 2, "logits": np.int64(3)})
-    assert np.linalg.matrix_rank(kernel(small, "joined"), tol=1e-4) == 2
-    assert np.linalg.matrix_rank(kernel(small, "logits"), tol=1e-4) == 3
-    np.testing.assert_array_equal(kernel(small, "left"), kernel(model, "left"))
-    assert list(compress.decompose(model, ["logits", "left"])) == ["logits", "left"]
-    for none in (compress.truncate(model, {}), compress.truncate(model, 2, svds={})):
-        np.testing.assert_array_equal(kernel(none, "joined"), kernel(model, "joined"))
-
-
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_layers_cut_are_those_of_D_or_of_the_svds(change):
     model = sequential()
@@ -121,8 +81,11 @@ def test_the_layers_cut_are_those_of_D_or_of_the_svds(change):
     d8, d11, d5, out = (layer.get_weights() for layer in model.layers)
     h = np.maximum(np.maximum(x @ d8[0] + d8[1], 0).sum(1, keepdims=True) + d11[1], 0)
     expected = np.maximum(h @ d5[0] + d5[1], 0) @ out[0] + out[1]
-    for small in (change(model, 1, svds), change(model, {"d11": 1}, whole)):
+    for small in (change(model, np.int64(1), svds), change(model, {"d11": 1}, whole)):
         np.testing.assert_allclose(small(x), expected, atol=1e-5)
+    for none in (change(model, {}), change(model, 1, {})):
+        np.testing.assert_allclose(none(x), model(x), atol=1e-6)
+    assert list(compress.decompose(model, ["d5", "d8"])) == ["d5", "d8"]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -136,7 +99,7 @@ def test_wrong_requests_are_clear_errors(change):
             change(model, D)
     with pytest.raises(ValueError, match=r"svds lack the layers \['d5'\]"):
         change(model, {"d5": 2}, compress.decompose(model, ["d8"]))
-    for alien in (Subclassed(), Dense(3), "model.keras", keras.Sequential([Dense(3), Dense(2)])):
+    for alien in (Dense(3), "model.keras", keras.Sequential([Dense(3), Dense(2)])):
         with pytest.raises(ValueError, match="built Keras model"):
             change(alien, 2)
 

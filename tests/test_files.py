@@ -1,7 +1,6 @@
 """Files are written whole; libraries are loaded as they must be."""
 
 import os
-import stat
 import subprocess
 import sys
 
@@ -22,16 +21,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert os.listdir(path.parent) == ["results.json"]
 
 
-def test_who_may_read_a_file_is_the_users_choice(tmp_path):
-    before = os.umask(0o027)
-    try:
-        files.write_json(tmp_path / "results.json", {})
-        assert os.umask(0o027) == 0o027
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "results.json").stat().st_mode) == 0o640
-
-
+@pytest.mark.slow
 def test_keras_runs_on_tensorflow_whatever_is_set():
     environment = os.environ | {"KERAS_BACKEND": "numpy"}
     command = [sys.executable, "-c", "from helpers import model; model.build(0).summary()"]

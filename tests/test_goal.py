@@ -77,17 +77,6 @@ def test_ranks_below_break_even_share_a_budget(seen):
     assert cut(seen, fraction=share).ranks == shared
 
 
-def test_a_layer_beyond_break_even_stays_as_it_is(seen):
-    found = cut(seen, fraction=0.95)
-    assert all(D <= EDGES[name] for name, D in found.ranks.items())
-    assert set(found.ranks) < set(EDGES)
-    names = {layer.name for layer in found.network.layers}
-    assert EDGES.keys() - found.ranks.keys() <= names
-    whole = cut(seen, fraction=1)
-    assert (whole.ranks, whole.met) == ({}, True)
-    assert whole.network.count_params() == seen.model.count_params()
-
-
 def test_the_largest_rank_and_the_smallest_size_are_reached(short):
     sizes = {D: compress.kept_parameters(short.model, {"d30": D}) for D in (1, EDGES["d30"])}
     for D, size in sizes.items():
@@ -96,6 +85,9 @@ def test_the_largest_rank_and_the_smallest_size_are_reached(short):
     assert cut(short, parameters=size - 1).ranks == {"d30": EDGES["d30"] - 1}
     found = cut(short, parameters=sizes[1] - 1)
     assert (found.ranks, found.met) == ({"d30": 1}, False)
+    whole = cut(short, fraction=1)  # beyond break-even a layer stays as it is
+    assert (whole.ranks, whole.met) == ({}, True)
+    assert whole.network.count_params() == short.model.count_params()
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6, 0.9])

@@ -1,7 +1,6 @@
-"""Which module may import which: the arrows point one way, and private names stand in one place."""
+"""Which module may import which: the arrows point one way."""
 
 import ast
-import re
 from graphlib import TopologicalSorter
 
 import pytest
@@ -66,41 +65,3 @@ def test_arrows_point_one_way(module):
         assert "helpers.lab" not in rooms
     if room(module) == "helpers.compress":
         assert not rooms & {"helpers.model", "helpers.callbacks"}
-
-
-PUBLIC = {"_asdict", "_replace", "_exit"}  # documented: of named tuples, and of os
-
-
-def private_names(tree):
-    """Private names of others.
-
-    Attributes with one leading underscore, but for a class's own and helpers' modules'.
-    """
-    modules = {name.split(".")[-1] for name in MODULES}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and re.match("_(?!_)", node.attr):
-            owner = node.value
-            if isinstance(owner, ast.Call) and ast.unparse(owner) == "super()":
-                owner = ast.Name("self")
-            own = isinstance(owner, ast.Name) and owner.id in {"self", "cls", *modules}
-            if not own and node.attr not in PUBLIC:
-                yield node.attr
-        elif isinstance(node, ast.keyword) and re.match("_(?!_)", node.arg or ""):
-            yield node.arg
-        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            yield from re.findall("^_(?!_).+", str(node.slice.value))
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-            yield from (name for name in names if re.match("_(?!_)", name))
-
-
-def test_private_names_are_found():
-    source = "from keras._x import y\nx._y\nf(_z=1)\nd['_key']\nself._own\nkeras.__version__"
-    assert set(private_names(ast.parse(source))) == {"_x", "_y", "_z", "_key"}
-
-
-def test_private_names_of_other_libraries_stand_in_one_place():
-    """They may go at any update; test_cost.py asks whether this one is still there."""
-    found = [(name, module) for module, tree in TREES.items() for name in private_names(tree)]
-    only = "_experimental_disable_per_channel_quantization_for_dense_layers"
-    assert found == [(only, "helpers.lab.cost")]

@@ -128,14 +128,6 @@ def test_float32_derivatives_are_right_to_a_few_percent(shape, D):
         assert np.linalg.norm(found - expected) < slack * np.linalg.norm(expected)
 
 
-def test_exact_derivative_stays_finite_where_the_gap_closes():
-    for closest in (1 - 1e-3, 1 - 1e-6, 1.0):
-        case = derivative_case((10, 16), 3, closest)
-        G = case[0].T @ case[1]
-        found = layers.exact(*map(tf.constant, case))
-        assert np.linalg.norm(found) < 1e3 * np.linalg.norm(G)
-
-
 # The subspace step
 
 
@@ -284,14 +276,6 @@ def test_refresh_sets_the_SVD_of_the_kernel_now(shape, D):
         assert_orthonormal(layer.U, layer.Vt, 3e-6)
 
 
-@pytest.mark.parametrize("s", [[], [3.0]], ids=["zero", "rank 1"])
-def test_refresh_completes_a_matrix_of_lower_rank(s):
-    layer = dynamic_layer(with_spectrum((18, 19), s), 3, dtype="float32")
-    np.testing.assert_allclose(layer.s, [*s, 0, 0, 0][:3], atol=1e-6)
-    assert_orthonormal(layer.U, layer.Vt, 3e-6)
-    np.testing.assert_allclose(layer.spectrum(5), [*s, 0, 0, 0, 0, 0][:5], atol=1e-6)
-
-
 def test_spectrum_leaves_the_layer_as_it_is():
     layer = dynamic_layer(with_spectrum((18, 40), [3, 2, 1]), 4, dtype="float32")
     layer.kernel.assign(with_spectrum((18, 40), np.geomspace(1, 1e-5, 18)))
@@ -391,16 +375,12 @@ def test_dynamic_networks_are_saved_loaded_cloned(small, tmp_path, way):
 # What is refused
 
 
-@pytest.mark.parametrize("D", [0, -1, 2.0, "abc", True, None, 100])
+@pytest.mark.parametrize("D", [0, -1, 2.0, "abc", True, None, 100, 6])
 def test_D_out_of_range_is_one_clear_error(D):
-    with pytest.raises(ValueError, match="D must be"):
-        DynamicDense(6, D).build((None, 8))
-
-
-def test_full_rank_is_left_to_Dense():
+    """At full rank, 6, use Dense."""
     for shape in ((6, 9), (9, 6)):
-        with pytest.raises(ValueError, match=r"^D must be below 6 .*not 6: at full rank use"):
-            DynamicDense(shape[1], 6).build((None, shape[0]))
+        with pytest.raises(ValueError, match="D must be" if D != 6 else "full rank use .*Dense"):
+            DynamicDense(shape[1], D).build((None, shape[0]))
         DynamicDense(shape[1], 5).build((None, shape[0]))
 
 

@@ -41,6 +41,7 @@ def test_a_goal_for_the_network_is_met(few, monkeypatch, capsys):
     assert "cannot be met" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_steps_are_timed_beside_their_limits(capsys):
     assert step.main(["--width", "32", "--D", "4", "--rounds", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -23,20 +23,6 @@ def conv(**options):
     return L.Conv2D(6, 3, bias_initializer="normal", name="a", **options)
 
 
-def channels_first():
-    first = {"data_format": "channels_first"}
-    return chain(
-        conv(**first),
-        L.BatchNormalization(axis=1, name="norm"),
-        L.ReLU(),
-        L.MaxPooling2D(**first),
-        L.Conv2D(5, 2, name="b", **first),
-        L.Flatten(),
-        L.Dense(4),
-        shape=(3, 12, 12),
-    )
-
-
 def two_consumers():
     x = keras.Input((9,))
     a = L.Dense(8, "relu", name="a")(x)
@@ -97,7 +83,6 @@ GO = {
         ),
         {"a": "b", "b": "c"},
     ),
-    "channels first": (channels_first, {"a": "b", "b": "dense"}),
     "normalized when flat": (
         lambda: chain(
             conv(), L.Flatten(), L.BatchNormalization(), L.Dense(4, name="b"), shape=IMAGE
@@ -208,10 +193,6 @@ STAYS = {
     "softmax": (
         lambda: chain(L.Dense(8, "softmax", name="a"), L.Dense(5)),
         "their activation compares them",
-    ),
-    "a softmax behind": (
-        lambda: chain(L.Dense(8, name="a"), L.Softmax(name="s"), L.Dense(5)),
-        "they go to s",
     ),
     "normalized together": (
         lambda: chain(L.Dense(8, name="a"), L.LayerNormalization(name="n"), L.Dense(5)),

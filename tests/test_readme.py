@@ -91,6 +91,7 @@ def test_ten_lines_compress_a_model(names, tmp_path, monkeypatch, capsys):
     assert "50 → " in said
 
 
+@pytest.mark.slow
 def test_the_tool_runs_as_written(names):
     defined = run(HOUSE, names)
     assert defined["small"].count_params() < names["model"].count_params()

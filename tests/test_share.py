@@ -65,17 +65,6 @@ def test_a_share_is_within_the_budget_and_near_the_best(seed, fraction, neurons,
         assert found.rise <= best + 0.05 * whole  # and exactly best in 19 of 20 cases
 
 
-@given(st.integers(0, 99), st.floats(0.3, 0.9))
-def test_without_neurons_no_purchase_that_fits_is_left(seed, fraction):
-    parts = chain(seed, sizes=(30, 20, 20, 10), neurons=False)
-    budget = fraction * whole_price(parts)
-    found = share(parts, budget)
-    for name, rank in found.ranks.items():
-        part = parts[name]
-        if rank < len(part.values):
-            assert found.price + part.n_in + part.n_out > budget
-
-
 def test_the_whole_budget_keeps_all():
     parts = chain(0)
     found = share(parts, whole_price(parts))

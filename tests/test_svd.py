@@ -201,29 +201,6 @@ def test_rounding_of_float32_is_no_negative_eigenvalue():
         svd.regress(C, C[:, :1], np.zeros((1000, 1)))
 
 
-def test_regression_of_rank_one_is_the_best_of_all_directions():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 3)) * [2, 1, 0.5]
-    z = x @ rng.normal(size=(3, 2)) + rng.normal(size=(60, 2))
-    Gamma = np.array([[2.0, 1.0], [1.0, 5.0]])
-    felt = raised(Gamma, 1e-2)
-
-    def error(W):
-        lost = z - x @ W
-        return np.trace(felt @ lost.T @ lost)
-
-    def best(angle):  # of the rank-1 matrices u vᵀ with v in this direction
-        v = np.array([np.cos(angle), np.sin(angle)])
-        u = np.linalg.lstsq(x, z @ felt @ v / (v @ felt @ v))[0]
-        return error(np.outer(u, v))
-
-    C, X = x.T @ x / 60, x.T @ z / 60
-    whole = svd.regress(C, X, np.zeros((3, 2)))
-    W = svd.truncate(svd.decompose(whole, C, Gamma), D=1)
-    least = min(best(angle) for angle in np.linspace(0, np.pi, 2000))
-    assert error(W) == pytest.approx(least, rel=1e-5)
-
-
 def test_few_rows_stand_for_their_second_moment():
     rng = np.random.default_rng(0)
     x, W, g = rng.normal(size=(12, 40)), rng.normal(size=(40, 9)), rng.normal(size=(60, 9))
