@@ -550,6 +550,7 @@ def _draw(ax, x, by_method, xscale, kept, baseline):
         if value >= apart * last:
             ticks[value], last = f"{value:,}{share}", value
     ax.set_xticks(list(ticks), ticks.values())
+    ax.set_xlim(ax.get_xlim())  # error bars, drawn later, would stretch a logarithmic axis
 
 
 def _errors(accuracies):
