@@ -365,16 +365,16 @@ def deployed(worth, name, folder=None):
     """How many times better than the float32 baseline: a panel each for bytes, latency, throughput.
 
     Args:
-        worth: {network: {"bytes_ratio", "latency_ratio", "throughput_ratio"}}, and of what each
-            is limited by, "weights_ratio" of the bytes of the weights, and "adds_ratio".
+        worth: {network: {"bytes_ratio", "latency_ratio", "throughput_ratio"}}, and to mark what
+            to expect, "weights_ratio" of the bytes of the weights, and "adds_ratio".
         name, folder: of the file.
     """
     panels = {"file size": "bytes", "latency": "latency", "throughput": "throughput"}
     figure, axes = _panels(3, 3.6, sharex=True)
     place = np.arange(len(worth))
-    limits = (
-        ("weights", "limit by bytes", _look(VERMILLION, "|")),
-        ("adds", "limit by multiply-adds", _look(DARK, "x")),
+    marks = (
+        ("weights", "bytes of the weights", _look(VERMILLION, "|")),
+        ("adds", "multiply-adds", _look(DARK, "x")),
     )
     for ax, (title, key) in zip(axes, panels.items(), strict=True):
         values = [ratios[f"{key}_ratio"] for ratios in worth.values()]
@@ -382,9 +382,9 @@ def deployed(worth, name, folder=None):
         at = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
         for row, value in zip(place, values, strict=True):
             ax.text(0.98, row, f"{value:.3g}", **at)
-        for limit, said, look in limits[: 1 if key == "bytes" else 2]:
-            marks = [ratios[f"{limit}_ratio"] for ratios in worth.values()]
-            ax.plot(marks, place, **look | {"linestyle": "", "ms": 13, "mew": 2}, label=said)
+        for mark, said, look in marks[: 1 if key == "bytes" else 2]:
+            expected = [ratios[f"{mark}_ratio"] for ratios in worth.values()]
+            ax.plot(expected, place, **look | {"linestyle": "", "ms": 13, "mew": 2}, label=said)
         ax.set(xscale="log", xlim=(1, 20_000), title=title)
         ax.set_xticks([1, 10, 100], ["1", "10", "100"])
         ax.grid(axis="y", visible=False)
