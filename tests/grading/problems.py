@@ -23,20 +23,19 @@ class Wrong(Exception):
 class Problem(NamedTuple):
     """One exercise.
 
-    `signature` is the name of the value that it asks for, or the function's name and arguments.
-    `cases(rng)` gives the arguments that a function is called with, a tuple a case; it is None
-    where the answer is a value. `verdict(found, *case)` raises Wrong unless what was found for a
-    case is right.
+    `signature` is the function's name and arguments; `cases(rng)` gives what it is called with, a
+    tuple a case. `verdict(found, *case)` raises Wrong unless what was found for a case is right.
     """
 
     id: str
     points: int
     title: str
     signature: str
-    cases: Callable | None
+    cases: Callable
     verdict: Callable
     hidden: int = 0  # the last `hidden` parts of a case are not shown to the answer
     tensors: bool = False  # arrays are handed as TensorFlow's
+    large: str = ""  # the matrix that takes too much memory
 
     @property
     def name(self):
@@ -46,12 +45,10 @@ class Problem(NamedTuple):
     @property
     def blank(self):
         """The answer cell before anything is written."""
-        if self.cases:
-            return f"def {self.signature}:\n    return None  # write here"
-        return f"{self.signature} = None  # write here"
+        return f"def {self.signature}:\n    return None  # write here"
 
 
-def problem(id, points, title, signature, cases=None, **options):
+def problem(id, points, title, signature, cases, **options):
     """Make the function below the verdict of an exercise; the arguments are Problem's."""
 
     def register(verdict):
@@ -97,7 +94,7 @@ def _in_short(found):
     try:
         shape = np.shape(found)
     except ValueError:  # rows of different lengths
-        shape = ()
+        return f"{len(found)} parts of different shapes"
     if len(shape) > 1 or np.prod(shape) > 10:
         return f"an array of shape {shape}"
     text = " ".join(repr(found).split())
@@ -109,12 +106,12 @@ def _close(found, expected, tolerance=1e-6):
     return np.linalg.norm(found - expected) <= tolerance * (np.linalg.norm(expected) + 1e-300)
 
 
-def _same_slope(found, dy, change, tolerance, name, by):
+def _same_slope(found, dy, change, tolerance, gradient):
     """The loss changes by ⟨dy, change⟩ along a direction, and so it does by what was found."""
     expected, largest = np.vdot(dy, change), np.linalg.norm(dy) * np.linalg.norm(change)
-    along = f"the loss to change by {expected:.4g} along a direction of {name}"
+    sentence = f"{gradient} by which the loss changes by {expected:.4g} along some direction"
     near = abs(expected - found) <= tolerance * largest
-    _expect(near, f"{along}, found {found:.4g} by {by}")
+    _expect(near, f"{sentence}, found one by which it changes by {found:.4g}")
 
 
 def _orthonormal(rng, n, D):
@@ -146,21 +143,6 @@ def _rank_for_energy(found, s, share):
         _expect(fewer < share, f"the smallest rank, but one less keeps {fewer:.4f} >= {share}")
 
 
-@problem("1.E2", 2, "the rank of the output layer", "harmless_rank")
-def _harmless_rank(found):
-    D = _whole(found, 1, 1024)
-    W = np.random.default_rng(0).normal(size=(1024, 10))
-    factors = svd.decompose(W)
-
-    def change(D):
-        return np.linalg.norm(W - svd.truncate(factors, D)) / np.linalg.norm(W)
-
-    kept = change(D) < 1e-9
-    _expect(kept, f"that no W ever changes, found one that does, by {change(D):.0%}")
-    earlier = D > 1 and change(D - 1) < 1e-9
-    _expect(not earlier, "the first such rank, but one less never changes anything, either")
-
-
 def _layers_with_inputs(rng):
     shapes = [(200, 12, 8, 3), (500, 30, 40, 5)]
     return [
@@ -169,7 +151,7 @@ def _layers_with_inputs(rng):
 
 
 @problem(
-    "1.E3", 3, "truncation for given inputs", "truncate_for_inputs(W, x, D)", _layers_with_inputs
+    "1.E2", 2, "truncation for given inputs", "truncate_for_inputs(W, x, D)", _layers_with_inputs
 )
 def _truncate_for_inputs(found, W, x, D):
     W_D = _array(found, *W.shape)
@@ -195,8 +177,8 @@ def _networks(rng):
 
 
 @problem(
-    "1.E4",
-    4,
+    "1.E3",
+    3,
     "the smallest network for a rise of the loss",
     "cheapest_ranks(spectra, shapes, rise)",
     _networks,
@@ -228,6 +210,35 @@ def _dual_bound(tails, prices, rise):
     return float(max(least.max(), sum(prices)))
 
 
+def _neurons(rng):
+    cases = []
+    for n, n_in, m, t, k in [(200, 4, 9, 2, 4), (300, 8, 25, 5, 8)]:
+        z = rng.normal(size=(n, n_in)) @ rng.normal(size=(n_in, m)) + rng.normal(size=m)
+        h = np.maximum(z, 0) * rng.permutation(np.geomspace(0.1, 10, m))  # large is not important
+        h += rng.uniform(0, 20, size=m)
+        T = h @ (rng.normal(size=(m, t)) / h.std(0)[:, None]) + 3 * rng.normal(size=(n, t))
+        cases.append((h, T, k))
+    return cases
+
+
+@problem("1.E4", 4, "neurons that stand for the others", "choose_neurons(h, T, k)", _neurons)
+def _choose_neurons(found, h, T, k):
+    found = _parts(found, *(f"neuron {place}" for place in range(1, k + 1)))
+    order = [_whole(j, 0, h.shape[1] - 1) for j in found]
+    _expect(len({*order}) == k, f"{k} different neurons, found {order}")
+
+    def left(neurons):
+        columns = np.column_stack([np.ones(len(h)), h[:, neurons]])
+        return np.sum((T - columns @ np.linalg.lstsq(columns, T, rcond=None)[0]) ** 2)
+
+    whole = left([])
+    for place in range(k):
+        offers = [left([*order[:place], j]) / whole for j in range(h.shape[1])]
+        least, mine = min(offers), offers[order[place]]
+        sentence = f"at place {place + 1} a neuron that leaves {least:.2%} of T unexplained"
+        _expect(mine <= least + 1e-9, f"{sentence}, found neuron {order[place]}, {mine:.2%}")
+
+
 def _signals_in_noise(rng):
     cases = []
     shapes = rng.permutation([(300, 200), (200, 300), (300, 300), (200, 300), (400, 150)])
@@ -250,30 +261,47 @@ def _learned_directions(found, W, learned):
 # --- 2: factorized network
 
 
-@problem("2.E1", 1, "break-even of the output layer", "largest_D")
-def _largest_D(found):
-    D, dense = _whole(found, 1, 1024), 1024 * 10
-    held, more = (svd.factorized_parameters((1024, 10), r) for r in (D, D + 1))
-    _expect(held < dense, f"fewer than W's {dense:,} parameters, found {held:,}")
-    _expect(more >= dense, f"the largest such D, but one more has {more:,}, fewer, too")
-
-
 def _biased_pairs(rng):
-    sizes = [(9, 7, 3), (40, 60, 5)]
+    sizes = [(7, 3), (60, 5)]
+    return [tuple(rng.normal(size=s) for s in (D, (D, n_out), n_out)) for n_out, D in sizes]
+
+
+@problem("2.E1", 1, "the two biases of a pair", "move_bias(a, Vt, b)", _biased_pairs)
+def _move_bias(found, a, Vt, b):
+    inner, outer = _parts(found, "a", "b")
+    inner, outer = _array(inner, len(a)), _array(outer, len(b))
+    _expect(_close(inner @ Vt + outer, a @ Vt + b), "the pair's outputs for any x, found others")
+    spare = np.linalg.norm(Vt @ outer) <= 1e-8 * np.linalg.norm(b)
+    sentence = "b as short as can be, found one of which the inner bias can take over more"
+    _expect(spare, sentence)
+
+
+def _upstream(rng):
+    sizes = [(6, 9, 7, 3), (4, TOO_LARGE, TOO_LARGE, 3)]
     return [
-        tuple(rng.normal(size=s) for s in ((n_in, D), D, (D, n_out), n_out))
-        for n_in, n_out, D in sizes
+        tuple(rng.normal(size=s) for s in ((n, n_in), (n, n_out), (n_in, D), (D, n_out)))
+        for n, n_in, n_out, D in sizes
     ]
 
 
-@problem("2.E2", 2, "merging a pair", "merged(U, a, Vt, b)", _biased_pairs)
-def _merged(found, U, a, Vt, b):
-    kernel, bias = _parts(found, "kernel", "bias")
-    kernel, bias = _array(kernel, len(U), len(b)), _array(bias, len(b))
-    expected = (np.eye(len(U)) @ U + a) @ Vt + b  # the outputs for each unit vector, and for 0
-    at_zero = (np.zeros(len(U)) @ U + a) @ Vt + b
-    _expect(_close(bias, at_zero), "the pair's outputs for the input 0, found others")
-    _expect(_close(kernel + bias, expected), "the pair's outputs for any x, found others")
+@problem(
+    "2.E2",
+    2,
+    "the gradients of the factors",
+    "factor_gradients(x, dy, U, Vt)",
+    _upstream,
+    large=f"n_in × n_out, {TOO_LARGE:,} × {TOO_LARGE:,}",
+)
+def _factor_gradients(found, x, dy, U, Vt):
+    dU, dVt = _parts(found, "dU", "dVt")
+    dU, dVt = _array(dU, *U.shape), _array(dVt, *Vt.shape)
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        E, F = rng.normal(size=U.shape), rng.normal(size=Vt.shape)
+        # The outputs are linear in either factor: their change along E is exact.
+        changes = [("dU", dU, E, (x @ E) @ Vt), ("dVt", dVt, F, (x @ U) @ F)]
+        for name, gradient, along, change in changes:
+            _same_slope(np.vdot(gradient, along), dy, change, 1e-8, name)
 
 
 def _thin_pairs(rng):
@@ -282,7 +310,12 @@ def _thin_pairs(rng):
 
 
 @problem(
-    "2.E3", 3, "the SVD of a product, without the product", "svd_of_product(A, B)", _thin_pairs
+    "2.E3",
+    3,
+    "the SVD of a product, without the product",
+    "svd_of_product(A, B)",
+    _thin_pairs,
+    large="A B, 50,000 × 60,000",
 )
 def _svd_of_product(found, A, B):
     U, s, Vt = _parts(found, "U", "s", "Vt")
@@ -296,27 +329,6 @@ def _svd_of_product(found, A, B):
     _expect(same, "U diag(s) Vt to be A B, found another product")
 
 
-def _upstream(rng):
-    sizes = [(6, 9, 7, 3), (4, TOO_LARGE, TOO_LARGE, 3)]
-    return [
-        tuple(rng.normal(size=s) for s in ((n, n_in), (n, n_out), (n_in, D), (D, n_out)))
-        for n, n_in, n_out, D in sizes
-    ]
-
-
-@problem("2.E4", 4, "the gradients of the factors", "factor_gradients(x, dy, U, Vt)", _upstream)
-def _factor_gradients(found, x, dy, U, Vt):
-    dU, dVt = _parts(found, "dU", "dVt")
-    dU, dVt = _array(dU, *U.shape), _array(dVt, *Vt.shape)
-    rng = np.random.default_rng(1)
-    for _ in range(5):
-        E, F = rng.normal(size=U.shape), rng.normal(size=Vt.shape)
-        # The outputs are linear in either factor: their change along E is exact.
-        changes = [("U", dU, E, (x @ E) @ Vt), ("Vt", dVt, F, (x @ U) @ F)]
-        for name, gradient, along, change in changes:
-            _same_slope(np.vdot(gradient, along), dy, change, 1e-8, name, f"d{name}")
-
-
 def _targets(rng):
     cases = []
     for n, n_in, n_out, D in [(300, 20, 15, 4), (200, 12, 30, 3)]:
@@ -326,7 +338,7 @@ def _targets(rng):
     return cases
 
 
-@problem("2.E5", 5, "fine-tuning one layer", "fine_tune_layer(x, z, U, Vt)", _targets)
+@problem("2.E4", 4, "fine-tuning one layer", "fine_tune_layer(x, z, U, Vt)", _targets)
 def _fine_tune_layer(found, x, z, U, Vt):
     new_U, new_Vt, kept = _parts(found, "U", "Vt", "kept")
     new_U, new_Vt = _array(new_U, *U.shape), _array(new_Vt, *Vt.shape)
@@ -343,18 +355,67 @@ def _fine_tune_layer(found, x, z, U, Vt):
     _expect(near, f"kept to be {share:.3f} for your factors, found {_in_short(kept)}")
 
 
+def _networks_of_copies(rng):
+    cases = []
+    for n_in, once, m, n_out in [(6, 5, 30, 4), (10, 8, 60, 3)]:
+        # Each neuron is nearly a multiple of one of a few, and the largest are copies of one.
+        which = np.r_[np.arange(once), rng.integers(0, once, m - 2 * once), [0] * once]
+        scale = np.r_[rng.uniform(0.5, 1.5, m - once), np.full(once, 4.0)]
+        both = rng.normal(size=(once, n_in + 1))[which] + 0.01 * rng.normal(size=(m, n_in + 1))
+        both = (scale[:, None] * both)[rng.permutation(m)].T
+        V, c = rng.normal(size=(m, n_out)), rng.normal(size=n_out)
+        budget = once * (n_in + 1 + n_out) + n_out + int(rng.integers(0, n_in))
+        x, fresh = rng.normal(size=(2, 2000, n_in))
+        cases.append((x, both[:-1], both[-1], V, c, budget, fresh))
+    return cases
+
+
+@problem(
+    "2.E5",
+    5,
+    "a network of one's own, cut to a budget",
+    "cut_network(x, W, b, V, c, budget)",
+    _networks_of_copies,
+    hidden=1,
+)
+def _cut_network(found, x, W, b, V, c, budget, fresh):
+    found = _parts(found, "W", "b", "V", "c")
+    n_in, n_out = W.shape[0], len(c)
+    k = len(found[1]) if isinstance(found[1], list) else 0
+    shapes = (n_in, k), (k,), (k, n_out), (n_out,)
+    small = [_array(part, *shape) for part, shape in zip(found, shapes, strict=True)]
+    size = sum(part.size for part in small)
+    _expect(size <= budget, f"{budget} parameters or fewer, found {size}, of {k} neurons")
+
+    def outputs(W, b, V, c):
+        return np.maximum(fresh @ W + b, 0) @ V + c
+
+    y = outputs(W, b, V, c)
+    lost = np.sum((y - outputs(*small)) ** 2) / np.sum((y - y.mean(0)) ** 2)
+    sentence = "outputs for new inputs that differ by at most 1% of their variance"
+    _expect(lost <= 0.01, f"{sentence}, found {lost:.2%}")
+
+
 # --- 3: dynamic SVD
 
 
-@problem("3.E1", 1, "from where on the dynamic layer costs more", "largest_cheaper_D")
-def _largest_cheaper_D(found):
-    def adds(D, n=256, n_in=1024, n_out=1024):
-        squares = D**2 * (3 * n_in + 2 * n_out)
-        return 3 * n * D * (n_in + n_out) + 4 * D * n_in * n_out + squares
+_SIZES = [(5, 4, 2), (6, 6, 1), (3, 8, 3), (9, 7, 5)]
 
-    D, dense = _whole(found, 1, 1024), 3 * 256 * 1024 * 1024
-    _expect(adds(D) < dense, f"fewer multiply-adds than {dense:,}, found {adds(D):,}")
-    _expect(adds(D + 1) >= dense, f"the largest such D, but one more takes {adds(D + 1):,}")
+
+@problem(
+    "3.E1",
+    1,
+    "dimensions of the tangent space",
+    "tangent_dimensions(n_in, n_out, D)",
+    lambda rng: [(int(n_in), n_out, D) for n_in, n_out, D in rng.permutation(_SIZES).tolist()],
+)
+def _tangent_dimensions(found, n_in, n_out, D):
+    _, U, Vt = _matrix_and_bases(np.random.default_rng(1), n_in, n_out, D)
+    # How U Vᵀ can change: one row for each entry of dU, in dU Vᵀ, and of dVᵀ, in U dVᵀ.
+    changes = np.vstack([np.kron(np.eye(n_in), Vt), np.kron(U, np.eye(n_out)).T])
+    free, found = np.linalg.matrix_rank(changes), _whole(found, 1, 2 * n_in * n_out)
+    sentence = f"{free} independent ways for U Vᵀ to change, {n_in} × {n_out} at rank {D}"
+    _expect(found == free, f"{sentence}, found {found}")
 
 
 def _matrix_and_bases(rng, n_in, n_out, D):
@@ -378,7 +439,14 @@ def _outside(A, U, Vt):
     return sides[0].T @ A @ sides[1]
 
 
-@problem("3.E2", 2, "the tangent projection", "project(X, U, Vt)", _matrices_and_bases)
+@problem(
+    "3.E2",
+    2,
+    "the tangent projection",
+    "project(X, U, Vt)",
+    _matrices_and_bases,
+    large=f"n_in × n_in, {TOO_LARGE:,} × {TOO_LARGE:,}",
+)
 def _project(found, X, U, Vt):
     P = _array(found, *X.shape)
     left = max(np.linalg.norm(U.T @ (X - P)), np.linalg.norm((X - P) @ Vt.T)) / np.linalg.norm(X)
@@ -402,35 +470,44 @@ def _batches(rng):
     "3.E3",
     3,
     "a derivative of your own",
-    "right_projection(x, dy, W, U, s, Vt)",
+    "values_alone(x, dy, W, U, s, Vt)",
     _batches,
     tensors=True,
 )
-def _right_projection(found, x, dy, W, U, s, Vt):
+def _values_alone(found, x, dy, W, U, s, Vt):
     P = _array(found, *W.shape)
-    within = x.T @ (dy @ Vt.T)
-    _expect(_close(P @ Vt.T, within), "G V to be kept, found another product with V")
-    rows = np.linalg.norm(P) ** 2 - np.linalg.norm(P @ Vt.T) ** 2
-    inside = abs(rows) <= 1e-6 * np.linalg.norm(P) ** 2
-    _expect(inside, "rows in the row space of Vt, found parts of them outside")
+    slopes = np.diag(U.T @ P @ Vt.T)
+    beside = np.linalg.norm(P) ** 2 - np.sum(slopes**2)
+    inside = abs(beside) <= 1e-6 * np.linalg.norm(P) ** 2
+    _expect(inside, "multiples of the u_i v_iᵀ alone, found more, which turns u_i or v_i")
+    for i, slope in enumerate(slopes):
+        change = np.outer(x @ U[:, i], Vt[i])
+        _same_slope(slope, dy, change, 1e-6, f"a multiple of u_{i + 1} v_{i + 1}ᵀ")
 
 
-def _gradients(rng):
-    return [_matrix_and_bases(rng, *sizes) for sizes in [(30, 20, 3), (25, 40, 6)]]
+def _steps(rng):
+    cases = []
+    for n_in, n_out, D in [(30, 20, 3), (25, 40, 6)]:
+        G, U, Vt = _matrix_and_bases(rng, n_in, n_out, D)
+        earlier = [np.linalg.qr(B + 0.05 * rng.normal(size=B.shape))[0] for B in (U, Vt.T)]
+        T, M = (X - _beyond(X, *bases) for X, *bases in ((G, U, Vt.T), (G.copy(), *earlier)))
+        cases.append((T, M, U, Vt))
+    return cases
 
 
-@problem(
-    "3.E4", 4, "which optimizer leaves the tangent space", "steps_outside(G, U, Vt)", _gradients
-)
-def _steps_outside(found, G, U, Vt):
-    by_sgd, by_adam = (float(_array(part)) for part in _parts(found, "by SGD", "by Adam"))
-    _expect(abs(by_sgd) < 1e-6, f"a share of 0.000 by SGD, found {by_sgd:.3f}")
-    # What is orthogonal to both bases, completed: no projection is needed to measure by.
-    beyond_U, beyond_V = (np.linalg.qr(B, mode="complete")[0][:, B.shape[1] :] for B in (U, Vt.T))
-    step = np.sign(G - beyond_U @ (beyond_U.T @ G @ beyond_V) @ beyond_V.T)
-    share = np.linalg.norm(beyond_U.T @ step @ beyond_V) / np.linalg.norm(step)
-    near = abs(by_adam - share) < 1e-3
-    _expect(near, f"a share of {share:.3f} by Adam, found {by_adam:.3f}")
+def _beyond(X, U, V):
+    """What is orthogonal to both bases, completed: no projection is needed to measure by."""
+    left, right = (np.linalg.qr(B, mode="complete")[0][:, B.shape[1] :] for B in (U, V))
+    return left @ (left.T @ X @ right) @ right.T
+
+
+@problem("3.E4", 4, "which steps leave the tangent space", "steps_outside(T, M, U, Vt)", _steps)
+def _steps_outside(found, T, M, U, Vt):
+    steps = {"SGD": T, "momentum": 0.9 * M + T, "Adam": np.sign(T)}
+    for part, (name, step) in zip(_parts(found, *steps), steps.items(), strict=True):
+        share = np.linalg.norm(_beyond(step, U, Vt.T)) / np.linalg.norm(step)
+        mine = float(_array(part))
+        _expect(abs(mine - share) < 1e-6, f"a share of {share:.3f} by {name}, found {mine:.3f}")
 
 
 def _trainings(rng):
@@ -456,7 +533,7 @@ def _train(found, x, z, W, ranks, rate, derivative):
     _expect(_close(matrices[0], W), "the first matrix to be W, found another")
     rng = np.random.default_rng(1)
     for t, D in enumerate(ranks):
-        at, factors = f"step {t + 1}, at rank {D}", svd.decompose(matrices[t])
+        at, factors = f"step {t + 1}, of rank {D}", svd.decompose(matrices[t])
         moved = (matrices[t] - matrices[t + 1]) / rate
         U, Vt = factors.U[:, :D], factors.Vt[:D]
         dy = (x @ svd.truncate(factors, D) - z) / len(x)
@@ -464,7 +541,7 @@ def _train(found, x, z, W, ranks, rate, derivative):
             E = rng.normal(size=W.shape)
             if derivative == "tangent":  # a direction in which the truncation can move
                 E = U @ rng.normal(size=(D, W.shape[1])) + rng.normal(size=(len(W), D)) @ Vt
-            _same_slope(np.vdot(moved, E), dy, x @ E, 1e-6, "W", at)
+            _same_slope(np.vdot(moved, E), dy, x @ E, 1e-6, f"a gradient, at {at},")
         if derivative == "tangent":
             outside = np.abs(_outside(moved, U, Vt)).max()
             inside = outside <= 1e-8 * np.linalg.norm(moved)

@@ -13,17 +13,13 @@ def rank_for_energy(s, share):
 
 
 # %% 1.E2
-harmless_rank = 10  # a 1024 × 10 matrix has no more singular values than that
-
-
-# %% 1.E3
 def truncate_for_inputs(W, x, D):
     # The best outputs of rank D are x W V Vᵀ, V the leading right singular vectors of x W.
     Vt = svd.decompose(x @ W).Vt[:D]
     return W @ Vt.T @ Vt
 
 
-# %% 1.E4
+# %% 1.E3
 def cheapest_ranks(spectra, shapes, rise):
     # One singular value at a time: always the one whose s² is the largest per parameter.
     ranks = [1] * len(spectra)
@@ -37,6 +33,21 @@ def cheapest_ranks(spectra, shapes, rise):
         lost -= spectra[layer][ranks[layer]] ** 2 / 2
         ranks[layer] += 1
     return ranks
+
+
+# %% 1.E4
+def choose_neurons(h, T, k):
+    # What is left of h and T after least squares on the chosen ones; first, on a constant.
+    h, T, order = h - h.mean(0), T - T.mean(0), []
+    whole = np.sum(h**2, axis=0)
+    for _ in range(k):
+        left = np.sum(h**2, axis=0)
+        gains = np.sum((h.T @ T) ** 2, axis=1) / np.maximum(left, 1e-12 * whole)
+        gains[left < 1e-9 * whole] = 0  # spanned by the chosen ones: rounding is left
+        order.append(int(np.argmax(gains)))
+        u = h[:, order[-1]] / np.sqrt(left[order[-1]])
+        h, T = h - np.outer(u, u @ h), T - np.outer(u, u @ T)
+    return order
 
 
 # %% 1.E5
@@ -55,12 +66,14 @@ def learned_directions(W):
 
 
 # %% 2.E1
-largest_D = 9  # D (1024 + 10) < 1024 · 10
+def move_bias(a, Vt, b):
+    more = np.linalg.lstsq(Vt.T, b, rcond=None)[0]
+    return a + more, b - more @ Vt
 
 
 # %% 2.E2
-def merged(U, a, Vt, b):
-    return U @ Vt, a @ Vt + b
+def factor_gradients(x, dy, U, Vt):
+    return x.T @ (dy @ Vt.T), (x @ U).T @ dy
 
 
 # %% 2.E3
@@ -72,11 +85,6 @@ def svd_of_product(A, B):
 
 
 # %% 2.E4
-def factor_gradients(x, dy, U, Vt):
-    return x.T @ (dy @ Vt.T), (x @ U).T @ dy
-
-
-# %% 2.E5
 def fine_tune_layer(x, z, U, Vt):
     # Each factor in turn is the least squares solution for the other.
     old = np.linalg.qr(U)[0]
@@ -87,8 +95,25 @@ def fine_tune_layer(x, z, U, Vt):
     return U, Vt, kept
 
 
+# %% 2.E5
+def cut_network(x, W, b, V, c, budget):
+    # Neurons by their gain, the outputs' own needs as T; then least squares for what goes out.
+    k = (budget - len(c)) // (len(W) + 1 + len(c))
+    h = np.maximum(x @ W + b, 0)
+    y, left, rest, kept = h @ V + c, h - h.mean(0), (h - h.mean(0)) @ V, []
+    for _ in range(k):
+        gains = np.sum((left.T @ rest) ** 2, axis=1) / (np.sum(left**2, axis=0) + 1e-9)
+        kept.append(int(np.argmax(gains)))
+        u = left[:, kept[-1]] / np.linalg.norm(left[:, kept[-1]])
+        left, rest = left - np.outer(u, u @ left), rest - np.outer(u, u @ rest)
+    columns = np.column_stack([h[:, kept], np.ones(len(x))])
+    fitted = np.linalg.lstsq(columns, y, rcond=None)[0]
+    return W[:, kept], b[kept], fitted[:-1], fitted[-1]
+
+
 # %% 3.E1
-largest_cheaper_D = 125  # the root of 5120 D² + 5,767,168 D = 805,306,368 is 125.7
+def tangent_dimensions(n_in, n_out, D):
+    return D * (n_in + n_out - D)
 
 
 # %% 3.E2
@@ -98,20 +123,18 @@ def project(X, U, Vt):
 
 
 # %% 3.E3
-def right_projection(x, dy, W, U, s, Vt):
-    GV = tf.matmul(x, tf.matmul(dy, Vt, transpose_b=True), transpose_a=True)
-    return GV @ Vt
+def values_alone(x, dy, W, U, s, Vt):
+    slopes = tf.reduce_sum((x @ U) * tf.matmul(dy, Vt, transpose_b=True), axis=0)  # u_iᵀ G v_i
+    return (U * slopes) @ Vt
 
 
 # %% 3.E4
-def steps_outside(G, U, Vt):
+def steps_outside(T, M, U, Vt):
     def outside(step):
         left = step - U @ (U.T @ step)
         return np.linalg.norm(left - left @ Vt.T @ Vt) / np.linalg.norm(step)
 
-    left = G - U @ (U.T @ G)
-    tangent = G - (left - left @ Vt.T @ Vt)
-    return outside(tangent), outside(np.sign(tangent))
+    return outside(T), outside(0.9 * M + T), outside(np.sign(T))  # Adam: T / √T²
 
 
 # %% 3.E5
