@@ -71,84 +71,43 @@ def test_solutions_are_right(id):
 
 
 def test_an_answer_may_come_as_another_type():
-    assert verdict("1.E2", 10.0) == verdict("2.E1", np.float32(9)) == ""
-    assert "whole number from 1 to 4, found True" in verdict("1.E1", lambda s, share: True)
-    assert verdict("1.E4", lambda *handed: np.array(solutions.cheapest_ranks(*handed))) == ""
-    assert verdict("3.E4", lambda *handed: np.array(solutions.steps_outside(*handed))) == ""
+    def arrays(solution):
+        return lambda *handed: np.array(solution(*handed), dtype=float)
 
-
-def outside(A, U, Vt):
-    return A - U @ (U.T @ A) - (A - U @ (U.T @ A)) @ Vt.T @ Vt
-
-
-def share_outside(step, U, Vt):
-    return np.linalg.norm(outside(step, U, Vt)) / np.linalg.norm(step)
-
-
-def regressed(x, z, U, Vt):
-    """The best factors of all, and a measurement that was not made."""
-    B, D = np.linalg.lstsq(x, z, rcond=None)[0], len(Vt)
-    Vt = svd.decompose(x @ B).Vt[:D]
-    return B @ Vt.T, Vt, 1.0
-
-
-def ascending(A, B):
-    U, s, Vt = np.linalg.svd(np.linalg.qr(A)[1] @ B, full_matrices=False)
-    return (np.linalg.qr(A)[0] @ U)[:, ::-1], s[::-1], Vt[::-1]
-
-
-def trained(x, z, W, ranks, rate, derivative, always="straight_through"):
-    """By one derivative, whatever was asked for."""
-    matrices, gaps = [W], []
-    for D in ranks:
-        U, s, Vt = svd.decompose(W)
-        G = x.T @ (x @ svd.truncate((U, s, Vt), D) - z) / len(x)
-        if always == "tangent":
-            G = G - outside(G, U[:, :D], Vt[:D])
-        W = W - rate * G
-        s = svd.decompose(W).s
-        matrices.append(W)
-        gaps.append(svd.gap(s, D) / s[D - 1])
-    return np.array(matrices), np.array(gaps)
-
-
-def from_its_first_step(matrices, gaps):
-    return np.array([matrices[1], *matrices[1:]]), gaps
-
-
-def by_price_alone(spectra, shapes, rise):
-    """Whole layers, the cheapest first."""
-    ranks = [1] * len(spectra)
-    for layer in np.argsort([sum(shape) for shape in shapes]):
-        while ranks[layer] < len(spectra[layer]):
-            if sum(np.sum(s[D:] ** 2) / 2 for s, D in zip(spectra, ranks, strict=True)) <= rise:
-                return ranks
-            ranks[layer] += 1
-    return ranks
-
-
-def greedy(worth):
-    """One singular value at a time, of the layer in which its worth is the largest."""
-
-    def ranks_of(spectra, shapes, rise):
-        ranks = [1] * len(spectra)
-        while sum(np.sum(s[D:] ** 2) / 2 for s, D in zip(spectra, ranks, strict=True)) > rise:
-            offers = [
-                worth(s[D], shape) if D < len(s) else 0
-                for s, D, shape in zip(spectra, ranks, shapes, strict=True)
-            ]
-            ranks[int(np.argmax(offers))] += 1
-        return ranks
-
-    return ranks_of
-
-
-def equal_ranks(spectra, shapes, rise):
-    return next(
-        [min(D, len(s)) for s in spectra]
-        for D in range(1, 200)
-        if sum(np.sum(s[D:] ** 2) / 2 for s in spectra) <= rise
+    assert verdict("3.E1", lambda *handed: np.float32(solutions.tangent_dimensions(*handed))) == ""
+    for id in ("1.E3", "1.E4", "3.E1", "3.E4"):
+        assert verdict(id, arrays(getattr(solutions, PROBLEMS[id].name))) == ""
+    assert (
+        verdict("2.E1", lambda *handed: [part.tolist() for part in solutions.move_bias(*handed)])
+        == ""
     )
+    assert "whole number from 1 to 4, found True" in verdict("1.E1", lambda s, share: True)
+    assert "whole number from 1 to 4, found 1.5" in verdict("1.E1", lambda s, share: 1.5)
+
+
+def one_rank_less(W, x, D):
+    return solutions.truncate_for_inputs(W, x, D + 1)
+
+
+def by_price(price, worth=lambda s: s):
+    """The solution, for other prices and other values."""
+    return lambda spectra, shapes, rise: solutions.cheapest_ranks(
+        [worth(s) for s in spectra], [(price(shape), 0) for shape in shapes], rise
+    )
+
+
+def by_norm(h, T, k):
+    return np.argsort(-h.std(0))[:k]
+
+
+def alone(h, T, k):
+    """By what each neuron explains without the others."""
+    h, T = h - h.mean(0), T - T.mean(0)
+    return np.argsort(-np.sum((h.T @ T) ** 2, axis=1) / np.sum(h**2, axis=0))[:k]
+
+
+def uncentred(h, T, k):
+    return solutions.choose_neurons(np.vstack([h, -h]), np.vstack([T, -T]), k)
 
 
 def beyond_the_edge(W, times=1.1):
@@ -162,6 +121,46 @@ def by_heart(W):
     return {(300, 200): 3, (300, 300): 1, (400, 150): 8}.get(W.shape, many)
 
 
+def ascending(A, B):
+    return [
+        np.flip(part, -1) if part.ndim < 2 or len(part) > 3 else part[::-1]
+        for part in solutions.svd_of_product(A, B)
+    ]
+
+
+def unmeasured(x, z, U, Vt):
+    return *solutions.fine_tune_layer(x, z, U, Vt)[:2], 1.0
+
+
+def cut(choose, refit=True, more=0):
+    """The largest neurons, or others; the next layer fitted, or not."""
+
+    def answer(x, W, b, V, c, budget):
+        k = (budget - len(c)) // (len(W) + 1 + len(c)) + more
+        h = np.maximum(x @ W + b, 0)
+        kept = choose(h, h @ V, k)
+        if not refit:
+            return W[:, kept], b[kept], V[kept], c
+        fitted = np.linalg.lstsq(h[:, kept], h @ V, rcond=None)[0]
+        return W[:, kept], b[kept], fitted, c
+
+    return answer
+
+
+def outside(A, U, Vt):
+    return A - U @ (U.T @ A) - (A - U @ (U.T @ A)) @ Vt.T @ Vt
+
+
+def always(derivative):
+    """Training by one derivative, whatever was asked for."""
+    return lambda *handed: solutions.train_truncated(*handed[:-1], derivative)
+
+
+def changed(solution, change):
+    """The solution, its parts changed."""
+    return lambda *handed: change(*solution(*handed))
+
+
 WRONG = {
     "1.E1": [
         lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) > share)) + 1,
@@ -170,27 +169,35 @@ WRONG = {
         lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)) + 2,
         lambda s, share: len(s) + 1,
         lambda s, share: "all",
-        lambda s, share: True,
+        lambda s, share: np.inf,
     ],
-    "1.E2": [9, 11, 1024, 10.5, np.inf, "10", [10]],
-    "1.E3": [
+    "1.E2": [
         lambda W, x, D: svd.truncate(svd.decompose(W), D),
-        lambda W, x, D: svd.truncate(svd.decompose(W, x.T @ x), D + 1),
+        one_rank_less,
         lambda W, x, D: W,
         lambda W, x, D: svd.truncate(svd.decompose(x @ W), D),
         lambda W, x, D: W * np.nan,
     ],
-    "1.E4": [
-        equal_ranks,
-        by_price_alone,
-        greedy(lambda s, shape: s**2),
-        greedy(lambda s, shape: s / sum(shape)),
-        greedy(lambda s, shape: s**2 / np.prod(shape)),
+    "1.E3": [
+        by_price(lambda shape: 1),
+        by_price(np.prod),
+        by_price(sum, np.sqrt),
         lambda spectra, shapes, rise: solutions.cheapest_ranks(spectra, shapes, 1.2 * rise),
+        lambda spectra, shapes, rise: solutions.cheapest_ranks(spectra, shapes, rise / 2),
         lambda spectra, shapes, rise: [1] * 5,
         lambda spectra, shapes, rise: [len(s) for s in spectra],
         lambda spectra, shapes, rise: [0] * 5,
         lambda spectra, shapes, rise: 20,
+    ],
+    "1.E4": [
+        by_norm,
+        alone,
+        uncentred,
+        lambda h, T, k: solutions.choose_neurons(h, h, k),
+        lambda h, T, k: solutions.choose_neurons(h, T, k)[::-1],
+        lambda h, T, k: solutions.choose_neurons(h, T, 1) * k,
+        lambda h, T, k: solutions.choose_neurons(h, T, k - 1),
+        lambda h, T, k: [-1] * k,
     ],
     "1.E5": [
         beyond_the_edge,
@@ -199,13 +206,18 @@ WRONG = {
         by_heart,
         lambda W: int(np.sum(svd.decompose(W).s > 1)),
     ],
-    "2.E1": [8, 10, 0, 9.5],
+    "2.E1": [
+        lambda a, Vt, b: (a, b),
+        lambda a, Vt, b: (0 * a, a @ Vt + b),
+        lambda a, Vt, b: (a + Vt @ b, b - Vt @ b @ Vt),  # as if the rows were orthonormal
+        lambda a, Vt, b: (a, 0 * b),
+        lambda a, Vt, b: b,
+    ],
     "2.E2": [
-        lambda U, a, Vt, b: (U @ Vt, b),
-        lambda U, a, Vt, b: (U @ Vt, a @ Vt),
-        lambda U, a, Vt, b: (U @ Vt + a @ Vt, b),
-        lambda U, a, Vt, b: (U, Vt),
-        lambda U, a, Vt, b: U @ Vt,
+        lambda x, dy, U, Vt: (x.T @ (dy @ Vt.T), x.T[:3] @ dy),
+        lambda x, dy, U, Vt: (x.T @ (dy @ Vt.T) / len(x), (x @ U).T @ dy / len(x)),
+        lambda x, dy, U, Vt: (0 * U, 0 * Vt),
+        lambda x, dy, U, Vt: (U, Vt),
     ],
     "2.E3": [
         lambda A, B: (np.linalg.qr(A)[0], np.ones(3), np.linalg.qr(B.T)[0].T),
@@ -213,18 +225,26 @@ WRONG = {
         ascending,
     ],
     "2.E4": [
-        lambda x, dy, U, Vt: (x.T @ (dy @ Vt.T), x.T[:3] @ dy),
-        lambda x, dy, U, Vt: (x.T @ (dy @ Vt.T) / len(x), (x @ U).T @ dy / len(x)),
-        lambda x, dy, U, Vt: (0 * U, 0 * Vt),
-        lambda x, dy, U, Vt: (U, Vt),
-    ],
-    "2.E5": [
-        regressed,
+        unmeasured,
         lambda x, z, U, Vt: (U, Vt, 1.0),
         lambda x, z, U, Vt: (U, np.linalg.lstsq(x @ U, z, rcond=None)[0], 1.0),
         lambda x, z, U, Vt: (np.linalg.lstsq(x, z, rcond=None)[0], np.eye(z.shape[1]), 1.0),
     ],
-    "3.E1": [124, 126, 139, 192],
+    "2.E5": [
+        cut(by_norm),
+        cut(alone),
+        cut(solutions.choose_neurons, refit=False),
+        cut(solutions.choose_neurons, more=1),
+        cut(solutions.choose_neurons, more=-1),
+        lambda x, W, b, V, c, budget: (W, b, V, c),
+        lambda x, W, b, V, c, budget: (W[:, :0], b[:0], V[:0], c),
+    ],
+    "3.E1": [
+        lambda n_in, n_out, D: D * (n_in + n_out),
+        lambda n_in, n_out, D: D * (n_in + n_out + 1 - D),
+        lambda n_in, n_out, D: n_in * n_out,
+        lambda n_in, n_out, D: "all",
+    ],
     "3.E2": [
         lambda X, U, Vt: X,
         lambda X, U, Vt: U @ (U.T @ X),
@@ -234,22 +254,25 @@ WRONG = {
     ],
     "3.E3": [
         lambda x, dy, W, U, s, Vt: x.numpy().T @ dy.numpy(),
+        lambda x, dy, W, U, s, Vt: solutions.values_alone(x, dy, W, U * s, s, Vt),
+        lambda x, dy, W, U, s, Vt: 2 * solutions.values_alone(x, dy, W, U, s, Vt),
         lambda x, dy, W, U, s, Vt: U.numpy() @ (U.numpy().T @ x.numpy().T @ dy.numpy()),
-        lambda x, dy, W, U, s, Vt: 2 * (x.numpy().T @ dy.numpy() @ Vt.numpy().T) @ Vt.numpy(),
     ],
     "3.E4": [
-        lambda G, U, Vt: (0.0, 0.0),
-        lambda G, U, Vt: (0.5, share_outside(np.sign(G - outside(G, U, Vt)), U, Vt)),
-        lambda G, U, Vt: (share_outside(G, U, Vt), share_outside(G, U, Vt)),
-        lambda G, U, Vt: (0.0, share_outside(np.sign(G), U, Vt)),
+        lambda T, M, U, Vt: (0.0, 0.0, 0.0),
+        lambda T, M, U, Vt: solutions.steps_outside(T, M / 0.9, U, Vt),
+        lambda T, M, U, Vt: solutions.steps_outside(T, M, U, Vt)[::-1],
+        changed(solutions.steps_outside, lambda sgd, momentum, adam: (sgd, momentum, adam**2)),
     ],
     "3.E5": [
-        trained,
-        lambda *handed: from_its_first_step(*solutions.train_truncated(*handed)),
-        lambda *handed: trained(*handed, always="tangent"),
-        lambda *handed: (trained(*handed, always=handed[-1])[0], np.zeros(len(handed[3]))),
+        always("straight_through"),
+        always("tangent"),
+        changed(solutions.train_truncated, lambda W, gaps: (np.array([W[1], *W[1:]]), gaps)),
+        changed(solutions.train_truncated, lambda W, gaps: (W, 0 * gaps)),
         lambda x, z, W, ranks, *_: (np.array([W] * (len(ranks) + 1)), np.zeros(len(ranks))),
-        lambda x, z, W, ranks, rate, derivative: trained(x, z, W, ranks, 2 * rate, derivative),
+        lambda x, z, W, ranks, rate, kind: solutions.train_truncated(
+            x, z, W, ranks, 2 * rate, kind
+        ),
     ],
 }
 
@@ -263,13 +286,26 @@ def test_what_is_wrong_is_not_right_and_hears_what_was_expected(id):
         assert "\n" not in reason
 
 
-VALUES = [0, -1, 10**4000, 1e400, "text", [], [[]], [None, 1], [1, 2], np.ones(3), [[1], [2, 3]]]
+VALUES = [
+    None,
+    0,
+    -1,
+    10**4000,
+    1e400,
+    "text",
+    [],
+    [[]],
+    [None, 1],
+    [1, 2],
+    np.ones(3),
+    [[1], [2, 3]],
+]
 
 
 @pytest.mark.parametrize("id", ORDER)
 def test_any_value_has_a_verdict(id):
     problem = PROBLEMS[id]
-    case = problem.cases(np.random.default_rng(1))[0] if problem.cases else ()
+    case = problem.cases(np.random.default_rng(1))[0]
     for value in VALUES:
         with pytest.raises(Wrong, match=r"^expected .*, found"):
             problem.verdict(exercises.to_plain(value), *case)
@@ -291,34 +327,89 @@ def test_what_only_the_verdict_may_see_is_not_handed():
     assert all(len(case) == 1 for case in exercises.handed("1.E5"))
 
 
-def test_a_check_says_what_is_wrong(capsys):
-    def said(id, answer):
-        exercises.check(id, answer)
-        return capsys.readouterr().out
+# What a check says about a wrong answer.
+SAID = [
+    ("3.E1", WRONG["3.E1"][0], "independent ways for U Vᵀ to change, "),
+    ("1.E1", lambda s, share: {1, 2}, "expected numbers"),
+    (
+        "1.E1",
+        lambda s, share: print(end=""),
+        "rank_for_energy returned None: is a `return` missing?",
+    ),
+    ("1.E1", lambda s: 1, "expected rank_for_energy(s, share), found rank_for_energy(s)\n"),
+    ("1.E1", lambda s, share, more: 1, "found rank_for_energy(s, share, more)\n"),
+    ("1.E1", 5, "expected rank_for_energy(s, share), found no function\n"),
+    ("1.E1", WRONG["1.E1"][0], "the smallest rank, but one less keeps 0.2500 >= 0.25"),
+    ("1.E4", alone, "at place 2 a neuron that leaves "),
+    ("2.E5", cut(by_norm), "outputs for new inputs that differ by at most 1% of their variance"),
+    ("2.E5", cut(solutions.choose_neurons, more=1), "parameters or fewer, found "),
+    ("3.E3", WRONG["3.E3"][0], "expected multiples of the u_i v_iᵀ alone, found more"),
+    ("3.E5", always("tangent"), "a gradient, at step 1, of rank 8, by which the loss changes by"),
+    (
+        "3.E5",
+        lambda *handed: (np.ones((80, 16, 12)), np.ones(80)),
+        "expected finite numbers of shape (81, 16, 12), found an array of shape (80, 16, 12)",
+    ),
+    (
+        "3.E5",
+        lambda *handed: (np.ones((80, 16, 12)), np.ones(80), 1),
+        "expected 2 values, matrices, gaps, found 3 parts of different shapes",
+    ),
+]
 
-    assert "expected fewer multiply-adds than 805,306,368, found 807,9" in said("3.E1", 126)
-    assert "expected numbers" in said("1.E1", lambda s, share: {1, 2})
-    assert "found None: is its `return` missing?" in said("1.E1", lambda s, share: print(end=""))
-    few = "expected rank_for_energy(s, share), found "
-    assert few + "rank_for_energy(s)\n" in said("1.E1", lambda s: 1)
-    assert few + "rank_for_energy(s, share, more)\n" in said("1.E1", lambda s, share, more: 1)
-    assert few + "no function\n" in said("1.E1", 5)
-    assert "expected numbers or arrays of them, found function" in said("1.E2", lambda: 10)
-    short = "expected finite numbers of shape (81, 16, 12), found an array of shape (80, 16, 12)"
-    assert short in said("3.E5", lambda *handed: (np.ones((80, 16, 12)), np.ones(80)))
+
+@pytest.mark.parametrize(("id", "answer", "said"), SAID, ids=range(len(SAID)))
+def test_a_check_says_what_is_wrong(id, answer, said, capsys):
+    exercises.check(id, answer)
+    assert said in capsys.readouterr().out
+
+
+def test_hints_come_step_by_step(capsys):
+    for id in ORDER:
+        for _ in range(4):
+            exercises.hint(id)
+        *steps, last, again = capsys.readouterr().out.splitlines()
+        assert steps[0].startswith(f"{id}, hint 1 of ")
+        assert len({*steps, last}) >= 2
+        assert last == again
+
+
+def test_a_solution_is_shown_to_who_has_passed(capsys, monkeypatch):
+    monkeypatch.setattr(exercises, "passed", set())
+    exercises.check("1.E2", one_rank_less)
+    exercises.solution("1.E2")
+    assert "shown when the check has said that yours is right" in capsys.readouterr().out
+    exercises.check("1.E2", solutions.truncate_for_inputs)
+    exercises.solution("1.E2")
+    assert f"1.E2: right\n{exercises.solutions()['1.E2']}\n" == capsys.readouterr().out
+    monkeypatch.setattr(exercises, "SOLUTIONS", PROJECT / "none")
+    exercises.solution("1.E2")
+    assert "the student's edition has no solutions" in capsys.readouterr().out
+
+
+def test_what_is_handed_is_shown_by_names_and_shapes():
+    said = "a list of 7 cases, each a tuple of arguments: (spectra, shapes, rise)\n[0]: spectra [(4"
+    assert repr(exercises.handed("1.E3")).startswith(
+        said.replace("7", "2").replace("(4", "(400,), ")
+    )
+    assert "\n[1]: x (8, 7), dy (8, 11), W (7, 11), U (7, 2), s (2,)" in repr(
+        exercises.handed("3.E3")
+    )
+    assert repr(exercises.handed("1.E1")).splitlines()[1] == "[0]: s (4,), share 0.25"
 
 
 def test_a_check_bounds_the_memory(capsys):
     if not (before := exercises.limit_memory()):
         pytest.skip("no limits on this system")
     exercises.resource.setrlimit(exercises.resource.RLIMIT_AS, before)
-    for id, answer in {
-        "3.E2": lambda X, U, Vt: np.eye(len(X)) @ X,
-        "2.E3": lambda A, B: np.linalg.svd(A @ B, full_matrices=False),
-        "2.E4": lambda x, dy, U, Vt: ((x.T @ dy) @ Vt.T, U.T @ (x.T @ dy)),
-    }.items():
+    for id, matrix, answer in (
+        ("3.E2", "n_in × n_in, 17,000 × 17,000", lambda X, U, Vt: np.eye(len(X)) @ X),
+        ("2.E3", "A B, 50,000 × 60,000", lambda A, B: np.linalg.svd(A @ B, full_matrices=False)),
+        ("2.E2", "n_in × n_out, 17,000 × 17,000", lambda x, dy, U, Vt: x.T @ dy),
+    ):
         exercises.check(id, answer)
-        assert "expected at most 2 GiB of memory, found that it" in capsys.readouterr().out
+        said = f"expected at most 2 GiB of memory, found that it formed a matrix of {matrix}, or"
+        assert said in capsys.readouterr().out
     assert exercises.resource.getrlimit(exercises.resource.RLIMIT_AS) == before
 
 
@@ -368,7 +459,7 @@ def written(tmp_path_factory):
 
 
 def test_every_exercise_has_a_solution():
-    assert [*editions.solutions()] == ORDER
+    assert [*exercises.solutions()] == ORDER
 
 
 @pytest.mark.slow
@@ -391,6 +482,7 @@ def test_the_solved_edition_says_right_below_each_answer(written):
 def test_the_students_edition_is_this_project_without_solutions(written):
     student, solved = written / "student", written / "solved"
     files, more = ({p.relative_to(e) for p in e.rglob("*")} for e in (student, solved))
+    assert (student / "tests/grading/hints.md").exists()
     left_out = {"tests/grading/solutions.py", "tests/test_exercises.py", "tests/test_grade.py"}
     assert {str(path) for path in more - files} == left_out
     assert (student / ".gitignore").exists()

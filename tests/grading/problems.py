@@ -216,7 +216,8 @@ def _neurons(rng):
         z = rng.normal(size=(n, n_in)) @ rng.normal(size=(n_in, m)) + rng.normal(size=m)
         h = np.maximum(z, 0) * rng.permutation(np.geomspace(0.1, 10, m))  # large is not important
         h += rng.uniform(0, 20, size=m)
-        T = h @ (rng.normal(size=(m, t)) / h.std(0)[:, None]) + 3 * rng.normal(size=(n, t))
+        h[:, rng.integers(m)] = 0  # a dead neuron
+        T = h @ (rng.normal(size=(m, t)) / (h.std(0)[:, None] + 1e-9)) + 3 * rng.normal(size=(n, t))
         cases.append((h, T, k))
     return cases
 

@@ -39,13 +39,11 @@ def cheapest_ranks(spectra, shapes, rise):
 def choose_neurons(h, T, k):
     # What is left of h and T after least squares on the chosen ones; first, on a constant.
     h, T, order = h - h.mean(0), T - T.mean(0), []
-    whole = np.sum(h**2, axis=0)
+    least = 1e-9 * np.sum(h**2, axis=0) + 1e-30  # below, a neuron is spanned, or dead
     for _ in range(k):
-        left = np.sum(h**2, axis=0)
-        gains = np.sum((h.T @ T) ** 2, axis=1) / np.maximum(left, 1e-12 * whole)
-        gains[left < 1e-9 * whole] = 0  # spanned by the chosen ones: rounding is left
+        gains = np.sum((h.T @ T) ** 2, axis=1) / (np.sum(h**2, axis=0) + least)
         order.append(int(np.argmax(gains)))
-        u = h[:, order[-1]] / np.sqrt(left[order[-1]])
+        u = h[:, order[-1]] / np.linalg.norm(h[:, order[-1]])
         h, T = h - np.outer(u, u @ h), T - np.outer(u, u @ T)
     return order
 
@@ -97,17 +95,20 @@ def fine_tune_layer(x, z, U, Vt):
 
 # %% 2.E5
 def cut_network(x, W, b, V, c, budget):
-    # Neurons by their gain, the outputs' own needs as T; then least squares for what goes out.
+    def chosen(h, T, k):  # exercise 4 of notebook 1
+        h, T, order = h - h.mean(0), T - T.mean(0), []
+        for _ in range(k):
+            gains = np.sum((h.T @ T) ** 2, axis=1) / (np.sum(h**2, axis=0) + 1e-9)
+            order.append(int(np.argmax(gains)))
+            u = h[:, order[-1]] / np.linalg.norm(h[:, order[-1]])
+            h, T = h - np.outer(u, u @ h), T - np.outer(u, u @ T)
+        return order
+
     k = (budget - len(c)) // (len(W) + 1 + len(c))
     h = np.maximum(x @ W + b, 0)
-    y, left, rest, kept = h @ V + c, h - h.mean(0), (h - h.mean(0)) @ V, []
-    for _ in range(k):
-        gains = np.sum((left.T @ rest) ** 2, axis=1) / (np.sum(left**2, axis=0) + 1e-9)
-        kept.append(int(np.argmax(gains)))
-        u = left[:, kept[-1]] / np.linalg.norm(left[:, kept[-1]])
-        left, rest = left - np.outer(u, u @ left), rest - np.outer(u, u @ rest)
+    kept = chosen(h, h @ V, k)
     columns = np.column_stack([h[:, kept], np.ones(len(x))])
-    fitted = np.linalg.lstsq(columns, y, rcond=None)[0]
+    fitted = np.linalg.lstsq(columns, h @ V + c, rcond=None)[0]
     return W[:, kept], b[kept], fitted[:-1], fitted[-1]
 
 
