@@ -33,7 +33,7 @@ def test_each_notebook_asks_its_exercises_in_order():
         asked = [i for i, cell in enumerate(cells) if "answer" in cell.metadata.get("tags", [])]
         ids = [cells[i].metadata.exercise for i in asked]
         assert ids == [id for id in ORDER if notebook_of(id) == name]
-        assert 4 <= len(ids) <= 5
+        assert len(ids) == 5
         for i, id in zip(asked, ids, strict=True):
             problem = PROBLEMS[id]
             points = f"{problem.points} point" + "s" * (problem.points > 1)
@@ -103,7 +103,7 @@ def by_norm(h, T, k):
 def alone(h, T, k):
     """By what each neuron explains without the others."""
     h, T = h - h.mean(0), T - T.mean(0)
-    return np.argsort(-np.sum((h.T @ T) ** 2, axis=1) / np.sum(h**2, axis=0))[:k]
+    return np.argsort(-np.sum((h.T @ T) ** 2, axis=1) / (np.sum(h**2, axis=0) + 1))[:k]
 
 
 def uncentred(h, T, k):
@@ -184,9 +184,9 @@ WRONG = {
         by_price(sum, np.sqrt),
         lambda spectra, shapes, rise: solutions.cheapest_ranks(spectra, shapes, 1.2 * rise),
         lambda spectra, shapes, rise: solutions.cheapest_ranks(spectra, shapes, rise / 2),
-        lambda spectra, shapes, rise: [1] * 5,
+        lambda spectra, shapes, rise: [1] * 3,
         lambda spectra, shapes, rise: [len(s) for s in spectra],
-        lambda spectra, shapes, rise: [0] * 5,
+        lambda spectra, shapes, rise: [0] * 3,
         lambda spectra, shapes, rise: 20,
     ],
     "1.E4": [
@@ -235,7 +235,6 @@ WRONG = {
         cut(alone),
         cut(solutions.choose_neurons, refit=False),
         cut(solutions.choose_neurons, more=1),
-        cut(solutions.choose_neurons, more=-1),
         lambda x, W, b, V, c, budget: (W, b, V, c),
         lambda x, W, b, V, c, budget: (W[:, :0], b[:0], V[:0], c),
     ],
@@ -344,7 +343,11 @@ SAID = [
     ("2.E5", cut(by_norm), "outputs for new inputs that differ by at most 1% of their variance"),
     ("2.E5", cut(solutions.choose_neurons, more=1), "parameters or fewer, found "),
     ("3.E3", WRONG["3.E3"][0], "expected multiples of the u_i v_iᵀ alone, found more"),
-    ("3.E5", always("tangent"), "a gradient, at step 1, of rank 8, by which the loss changes by"),
+    (
+        "3.E5",
+        always("tangent"),
+        "expected G of step 1, of rank 8, to give a change of the loss of ",
+    ),
     (
         "3.E5",
         lambda *handed: (np.ones((80, 16, 12)), np.ones(80)),
@@ -388,14 +391,13 @@ def test_a_solution_is_shown_to_who_has_passed(capsys, monkeypatch):
 
 
 def test_what_is_handed_is_shown_by_names_and_shapes():
-    said = "a list of 7 cases, each a tuple of arguments: (spectra, shapes, rise)\n[0]: spectra [(4"
-    assert repr(exercises.handed("1.E3")).startswith(
-        said.replace("7", "2").replace("(4", "(400,), ")
+    ranks, tensors = repr(exercises.handed("1.E3")), repr(exercises.handed("3.E3"))
+    said = (
+        "a list of 6 cases, each a tuple: (spectra, shapes, rise)\n[0]: spectra of shapes [(50,), "
     )
-    assert "\n[1]: x (8, 7), dy (8, 11), W (7, 11), U (7, 2), s (2,)" in repr(
-        exercises.handed("3.E3")
-    )
-    assert repr(exercises.handed("1.E1")).splitlines()[1] == "[0]: s (4,), share 0.25"
+    assert ranks.startswith(said)
+    assert "\n[1]: x (8, 7), dy (8, 11), W (7, 11), U (7, 2), s (2,), Vt (2, 11)" in tensors
+    assert "\n[0]: s (4,), share 0.25\n" in repr(exercises.handed("1.E1"))
 
 
 def test_a_check_bounds_the_memory(capsys):
@@ -403,9 +405,9 @@ def test_a_check_bounds_the_memory(capsys):
         pytest.skip("no limits on this system")
     exercises.resource.setrlimit(exercises.resource.RLIMIT_AS, before)
     for id, matrix, answer in (
-        ("3.E2", "n_in × n_in, 17,000 × 17,000", lambda X, U, Vt: np.eye(len(X)) @ X),
-        ("2.E3", "A B, 50,000 × 60,000", lambda A, B: np.linalg.svd(A @ B, full_matrices=False)),
-        ("2.E2", "n_in × n_out, 17,000 × 17,000", lambda x, dy, U, Vt: x.T @ dy),
+        ("3.E2", "n_in × n_in", lambda X, U, Vt: np.eye(len(X)) @ X),
+        ("2.E3", "n_in × n_out", lambda A, B: np.linalg.svd(A @ B, full_matrices=False)),
+        ("2.E2", "n_in × n_out", lambda x, dy, U, Vt: x.T @ dy),
     ):
         exercises.check(id, answer)
         said = f"expected at most 2 GiB of memory, found that it formed a matrix of {matrix}, or"

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import inspect
 import re
+import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -90,27 +91,20 @@ def _is_blank(problem, answer):
 
 
 class Cases(list):
-    """The arguments of an exercise's function, a tuple a case, shown by their names and shapes."""
-
-    def __init__(self, cases, names):
-        super().__init__(cases)
-        self.names = names
+    """Tuples of arguments, one a case; shown by the arguments' names and shapes."""
 
     def __repr__(self):
-        lines = [
-            f"a list of {len(self)} cases, each a tuple of arguments: ({', '.join(self.names)})"
-        ]
+        lines = [f"a list of {len(self)} cases, each a tuple: ({', '.join(self.names)})"]
         for number, case in enumerate(self):
-            parts = zip(self.names, map(_shape, case), strict=True)
-            lines.append(f"[{number}]: " + ", ".join(f"{name} {shape}" for name, shape in parts))
+            shown = [f"{n} {_shape(part)}" for n, part in zip(self.names, case, strict=True)]
+            lines.append(f"[{number}]: {', '.join(shown)}")
         return "\n".join(lines)
 
 
 def _shape(part):
-    """The shape of an array, or of each in a list; else the value."""
-    if isinstance(part, list) and np.ndim(part[0]):
-        return f"[{', '.join(map(_shape, part))}]"
-    return str(tuple(part.shape) if hasattr(part, "shape") and np.ndim(part) else part)
+    if isinstance(part, list) and hasattr(part[0], "shape"):
+        return f"of shapes {[one.shape for one in part]}"
+    return tuple(getattr(part, "shape", ())) or reprlib.repr(part)
 
 
 def handed(id, seed=0):
@@ -121,7 +115,9 @@ def handed(id, seed=0):
         from helpers.backend import tf  # seconds, which the other exercises need not wait for
 
         made = [tuple(tf.constant(part) for part in case) for case in made]
-    return Cases(made, problem.signature[:-1].partition("(")[2].split(", "))
+    made = Cases(made)
+    made.names = problem.signature[:-1].partition("(")[2].split(", ")
+    return made
 
 
 def _cases(problem, seed):
