@@ -42,10 +42,7 @@ REFUSED = {
     "the solution": ("from tests.grading.solutions import project\n", "line 1: it may import"),
     "the copy": ("from mine import project\n", "line 1: it may import"),
     "its folder": ("from .mine import project\n", "line 1: it may import"),
-    "another way in": (
-        instead("return np.core.__builtins__"),
-        "line 2: it may not use __builtins__",
-    ),
+    "another way in": (instead("return np.core.__builtins__"), "it may not use __builtins__"),
     "the frames around it": (
         instead("g = (g.gi_frame.f_back for _ in [0]); return next(g)"),
         "line 2: it may not use f_back",
@@ -122,7 +119,7 @@ GUARDED = {
 REPORTS = {
     '{"failure": ""}': "it ended Python",
     '{"found": 3}': "it ended Python",
-    '{"found": []}': "expected a value, found None",
+    '{"found": []}': "expected a value, found that project returned None",
     '{"found": [1, 2]}': "expected 3 values, found 2",
     '{"found": [{}, {}, {}]}': "expected finite numbers of shape (12, 9), found {}",
     '{"found": ["right", 1, 2]}': "expected finite numbers",

@@ -113,18 +113,13 @@ def fine_tune_layer(x, z, U, Vt):
 # The tool's cut weighs the outputs by what the loss feels, spends one budget on the neurons and the
 # ranks of all layers, and fits each layer to what those before it have become.
 def cut_network(x, W, b, V, c, budget):
-    def chosen(h, T, k):  # exercise 4 of notebook 1
-        h, T, order = h - h.mean(0), T - T.mean(0), []
-        for _ in range(k):
-            gains = np.sum((h.T @ T) ** 2, axis=1) / (np.sum(h**2, axis=0) + 1e-9)
-            order.append(int(np.argmax(gains)))
-            u = h[:, order[-1]] / np.linalg.norm(h[:, order[-1]])
-            h, T = h - np.outer(u, u @ h), T - np.outer(u, u @ T)
-        return order
+    from scipy.linalg import qr
 
+    # Pivoted QR takes the column of which most is left; here, of what each neuron does to y.
     k = (budget - len(c)) // (len(W) + 1 + len(c))
     h = np.maximum(x @ W + b, 0)
-    kept = chosen(h, h @ V, k)
+    weighted = (h - h.mean(0)) * np.linalg.norm(V, axis=1)
+    kept = qr(weighted, mode="r", pivoting=True)[1][:k]
     columns = np.column_stack([h[:, kept], np.ones(len(x))])
     fitted = np.linalg.lstsq(columns, h @ V + c, rcond=None)[0]
     return W[:, kept], b[kept], fitted[:-1], fitted[-1]
