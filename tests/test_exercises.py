@@ -69,10 +69,6 @@ def changed(solution, change):
     return lambda *handed: change(*solution(*handed))
 
 
-def one_rank_less(W, x, D):
-    return solutions.truncate_for_inputs(W, x, D + 1)
-
-
 def by_price(price, worth=lambda s: s):
     """The solution, for other prices and other values."""
     return lambda spectra, shapes, rise: solutions.cheapest_ranks(
@@ -88,10 +84,6 @@ def alone(h, T, k):
     """By what each neuron explains without the others."""
     h, T = h - h.mean(0), T - T.mean(0)
     return np.argsort(-np.sum((h.T @ T) ** 2, axis=1) / (np.sum(h**2, axis=0) + 1))[:k]
-
-
-def uncentred(h, T, k):
-    return solutions.choose_neurons(np.vstack([h, -h]), np.vstack([T, -T]), k)
 
 
 def beyond_the_edge(W, times=1.1):
@@ -131,7 +123,7 @@ WRONG = {
     ],
     "1.E2": [
         lambda W, x, D: svd.truncate(svd.decompose(W), D),
-        one_rank_less,
+        lambda W, x, D: solutions.truncate_for_inputs(W, x, D + 1),
         lambda W, x, D: svd.truncate(svd.decompose(x @ W), D),
     ],
     "1.E3": [
@@ -145,7 +137,7 @@ WRONG = {
     "1.E4": [
         by_norm,
         alone,
-        uncentred,
+        lambda h, T, k: solutions.choose_neurons(np.vstack([h, -h]), np.vstack([T, -T]), k),
         lambda h, T, k: solutions.choose_neurons(h, h, k),
         lambda h, T, k: solutions.choose_neurons(h, T, k)[::-1],
         lambda h, T, k: solutions.choose_neurons(h, T, 1) * k,
@@ -228,20 +220,7 @@ def test_what_is_wrong_is_not_right_and_hears_what_was_expected(id):
         assert "\n" not in reason
 
 
-VALUES = [
-    None,
-    0,
-    -1,
-    10**4000,
-    1e400,
-    "text",
-    [],
-    [[]],
-    [None, 1],
-    [1, 2],
-    np.ones(3),
-    [[1], [2, 3]],
-]
+VALUES = [None, 0, 10**4000, 1e400, "text", [], [[]], [None, 1], [1, 2], np.ones(3), [[1], [2, 3]]]
 
 
 @pytest.mark.parametrize("id", ORDER)
@@ -267,31 +246,20 @@ def test_an_answer_cannot_change_other_cases_or_the_verdict():
 
 # What a check says about a wrong answer.
 SAID = [
-    ("3.E1", WRONG["3.E1"][0], "independent ways for U Vᵀ to change, "),
     ("1.E1", lambda s, share: {1, 2}, "expected numbers"),
-    (
-        "1.E1",
-        lambda s, share: print(end=""),
-        "rank_for_energy returned None: is a `return` missing?",
-    ),
+    ("1.E1", lambda s, share: print(end=""), "_energy returned None: is a `return` missing?"),
     ("1.E1", lambda s: 1, "expected rank_for_energy(s, share), found rank_for_energy(s)\n"),
     ("1.E1", lambda s, share, more: 1, "found rank_for_energy(s, share, more)\n"),
     ("1.E1", 5, "expected rank_for_energy(s, share), found no function\n"),
     ("1.E1", WRONG["1.E1"][0], "the smallest rank, but one less keeps 0.2500 >= 0.25"),
     ("1.E4", alone, "at place 2 a neuron that leaves "),
+    ("2.E2", WRONG["2.E2"][0], "expected dVt to give a change of the loss of "),
     ("2.E5", cut(by_norm), "outputs for new inputs that differ by at most 1% of their variance"),
     ("2.E5", cut(solutions.choose_neurons, more=1), "parameters or fewer, found "),
+    ("3.E1", WRONG["3.E1"][0], "independent ways for U Vᵀ to change, "),
     ("3.E3", WRONG["3.E3"][0], "expected multiples of the u_i v_iᵀ alone, found more"),
-    (
-        "3.E5",
-        always("tangent"),
-        "expected G of step 1, of rank 8, to give a change of the loss of ",
-    ),
-    (
-        "3.E5",
-        changed(solutions.train_truncated, lambda W, gaps: (W[1:], gaps)),
-        "of shape (80, 16, ",
-    ),
+    ("3.E5", always("tangent"), "expected G of step 1, of rank 8, to give a change of the loss of"),
+    ("3.E5", changed(solutions.train_truncated, lambda W, g: (W[1:], g)), "of shape (80, 16, 12)"),
     ("3.E5", lambda *handed: ([[1, 2], [3, 4]], 1, [1]), "gaps, found 3 parts of different shapes"),
 ]
 
@@ -313,8 +281,9 @@ def test_hints_come_step_by_step(capsys):
 
 
 def test_a_solution_is_shown_to_who_has_passed(capsys, monkeypatch):
+    assert [*exercises.solutions()] == ORDER
     monkeypatch.setattr(exercises, "passed", set())
-    exercises.check("1.E2", one_rank_less)
+    exercises.check("1.E2", WRONG["1.E2"][0])
     exercises.solution("1.E2")
     assert "shown when the check has said that yours is right" in capsys.readouterr().out
     exercises.check("1.E2", solutions.truncate_for_inputs)
@@ -326,14 +295,9 @@ def test_a_solution_is_shown_to_who_has_passed(capsys, monkeypatch):
 
 
 def test_what_is_handed_is_shown_by_names_and_shapes():
-    said = (
-        "a list of 6 cases, each a tuple: (spectra, shapes, rise)\n[0]: spectra of shapes [(50,), "
-    )
+    said = "a list of 6 cases, each a tuple: (spectra, shapes, rise)\n[0]: spectra of shapes [(50,)"
     assert repr(exercises.handed("1.E3")).startswith(said)
-    assert "\n[0]: s (4,), share 0.25\n" in repr(exercises.handed("1.E1"))
-    assert repr(exercises.handed("1.E5")).startswith(
-        "a list of 5 cases, each a tuple: (W)\n[0]: W ("
-    )
+    assert "each a tuple: (W)\n[0]: W (" in repr(exercises.handed("1.E5"))
     tensors = "\n[1]: x (8, 7), dy (8, 11), W (7, 11), U (7, 2), s (2,), Vt (2, 11)"
     assert repr(exercises.handed("3.E3")).endswith(tensors)
 
@@ -393,10 +357,6 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("editions") / "new"
     assert editions.main([str(folder)]) == 0
     return folder
-
-
-def test_every_exercise_has_a_solution():
-    assert [*exercises.solutions()] == ORDER
 
 
 @pytest.mark.slow

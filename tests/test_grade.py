@@ -262,7 +262,7 @@ def test_a_copy_is_graded(copy, tmp_path):
     assert [*tests] == [*PROBLEMS]
     assert (tests["1.E2"]["score"], tests["1.E2"]["max_score"]) == (2, 2)
     assert (tests["3.E1"]["score"], tests["3.E1"]["max_score"]) == (0, 1)
-    assert tests["3.E1"]["output"].startswith("case 1 of 4: expected ")
+    assert tests["3.E1"]["output"].startswith("case 1 of 6: expected ")
     assert tests["2.E1"]["output"] == "not attempted"
     cases = ElementTree.parse(xml).findall(".//testcase")
     won = [int(case.find(".//property[@name='won']").get("value")) for case in cases]
