@@ -23,13 +23,10 @@ def verdict(id, answer, seed=1):
         return str(wrong)
 
 
-def cells_of(name):
-    return nbformat.read(PROJECT / "notebooks" / name, as_version=4).cells
-
-
 def test_each_notebook_asks_its_exercises_in_order():
     for name in NAMES:
-        cells = [cell for cell in cells_of(name) if cell.cell_type == "code"]
+        cells = nbformat.read(PROJECT / "notebooks" / name, as_version=4).cells
+        cells = [cell for cell in cells if cell.cell_type == "code"]
         asked = [i for i, cell in enumerate(cells) if "answer" in cell.metadata.get("tags", [])]
         mine = [id for id in ORDER if notebook_of(id) == name]
         assert [cells[i].metadata.exercise for i in asked] == mine
@@ -119,7 +116,6 @@ WRONG = {
         lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) > share)) + 1,
         lambda s, share: int(np.argmax(np.cumsum(s) / np.sum(s) >= share)) + 1,
         lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)),
-        lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)) + 2,
     ],
     "1.E2": [
         lambda W, x, D: svd.truncate(svd.decompose(W), D),
@@ -156,11 +152,9 @@ WRONG = {
     "2.E2": [
         lambda x, dy, U, Vt: (x.T @ (dy @ Vt.T), x.T[:3] @ dy),
         lambda x, dy, U, Vt: (x.T @ (dy @ Vt.T) / len(x), (x @ U).T @ dy / len(x)),
-        lambda x, dy, U, Vt: (U, Vt),
     ],
     "2.E3": [
         lambda A, B: (np.linalg.qr(A)[0], np.ones(3), np.linalg.qr(B.T)[0].T),
-        lambda A, B: (A, np.ones(3), B),
         changed(solutions.svd_of_product, lambda U, s, Vt: (U[:, ::-1], s[::-1], Vt[::-1])),
     ],
     "2.E4": [
@@ -203,7 +197,6 @@ WRONG = {
         always("tangent"),
         changed(solutions.train_truncated, lambda W, gaps: (np.array([W[1], *W[1:]]), gaps)),
         changed(solutions.train_truncated, lambda W, gaps: (W, 0 * gaps)),
-        lambda x, z, W, ranks, *_: (np.array([W] * (len(ranks) + 1)), np.zeros(len(ranks))),
         lambda x, z, W, ranks, rate, kind: solutions.train_truncated(
             x, z, W, ranks, 2 * rate, kind
         ),
@@ -234,7 +227,7 @@ def test_any_value_has_a_verdict(id):
 
 def test_an_answer_cannot_change_other_cases_or_the_verdict():
     def spoil(s, share):
-        rank = int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)) + 1
+        rank = solutions.rank_for_energy(s, share)
         s[:] = 0
         return rank
 
@@ -249,7 +242,6 @@ SAID = [
     ("1.E1", lambda s, share: {1, 2}, "expected numbers"),
     ("1.E1", lambda s, share: print(end=""), "_energy returned None: is a `return` missing?"),
     ("1.E1", lambda s: 1, "expected rank_for_energy(s, share), found rank_for_energy(s)\n"),
-    ("1.E1", lambda s, share, more: 1, "found rank_for_energy(s, share, more)\n"),
     ("1.E1", 5, "expected rank_for_energy(s, share), found no function\n"),
     ("1.E1", WRONG["1.E1"][0], "the smallest rank, but one less keeps 0.2500 >= 0.25"),
     ("1.E4", alone, "at place 2 a neuron that leaves "),
@@ -327,13 +319,9 @@ def test_a_limit_is_never_below_what_the_process_has(monkeypatch, hard):
     assert all(exercises.MEMORY < soft < 2**50 for soft, _ in given)
 
 
-@pytest.mark.parametrize("value", [None, True, 3, 2.5, "text", [1, [2, "a"]], ()])
-def test_plain_values_come_back(value):
-    back = json.loads(json.dumps(exercises.to_plain(value)))
-    assert back == (list(value) if isinstance(value, tuple) else value)
-
-
-def test_arrays_come_back_as_lists_and_nothing_else_does():
+def test_numbers_text_and_arrays_come_back_and_nothing_else_does():
+    for value in (None, True, 3, 2.5, "text", [1, [2, "a"]], []):
+        assert json.loads(json.dumps(exercises.to_plain(value))) == value
     for dtype in ("float16", "float64", "longdouble", "int8"):
         array = np.arange(6).reshape(2, 3).astype(dtype)
         assert json.dumps(exercises.to_plain((array, array[0, 1])))
@@ -369,10 +357,7 @@ def test_the_solved_edition_scores_in_full(written):
 def test_the_solved_edition_says_right_below_each_answer(written):
     for name in NAMES:
         text = (written / "solved" / "notebooks" / name).read_text(encoding="utf-8")
-        printed = [cell for cell in json.loads(text)["cells"] if "exercises.check" in str(cell)]
-        for id in [id for id in ORDER if notebook_of(id) == name]:
-            assert f'"{id}: right\\n"' in text
-        assert len(printed) == 5
+        assert all(text.count(f'"{id}: right\\n"') == (notebook_of(id) == name) for id in ORDER)
         assert "not attempted" not in text
 
 

@@ -43,10 +43,7 @@ REFUSED = {
     "the copy": ("from mine import project\n", "line 1: it may import"),
     "its folder": ("from .mine import project\n", "line 1: it may import"),
     "another way in": (instead("return np.core.__builtins__"), "it may not use __builtins__"),
-    "the frames around it": (
-        instead("g = (g.gi_frame.f_back for _ in [0]); return next(g)"),
-        "line 2: it may not use f_back",
-    ),
+    "the frames around it": (instead("g = (g.gi_frame.f_back for _ in [0])"), "not use f_back"),
     "more than it was asked for": (WRONG + "print('3.E2: right')\n", "line 3: expected imports"),
     "a decorator": ("@print\n" + WRONG, "line 2: expected imports"),
     "a global": (instead("global np"), "line 2: it may not rebind"),
@@ -82,14 +79,8 @@ FORGED = {
         ),
         "it may not open",
     ),
-    "an error of many lines": (
-        instead("raise ValueError('a\\nb\\0' * 999)"),
-        "ValueError: a b?a b?",
-    ),
-    "nested without end": (
-        instead("a = []\n    for _ in range(5000): a = [a]\n    return a"),
-        "RecursionError",
-    ),
+    "many lines": (instead("raise ValueError('a\\nb\\0' * 999)"), "ValueError: a b?a b?"),
+    "nested": (instead("a = []\n    for _ in [0] * 5000: a = [a]\n    return a"), "RecursionError"),
     "a report of its own": (
         """def project(X, U, Vt):
     os = np.f2py.os
@@ -242,16 +233,9 @@ def answer(folder, id, source, times=1):
 
 def test_a_copy_is_graded(copy, tmp_path):
     results, xml = tmp_path / "results.json", tmp_path / "junit.xml"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.grading", copy),
-            *("--results", results, "--junit", xml, "--seed", "5"),
-        ],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    command = [sys.executable, "-m", "tests.grading", copy, "--results", results, "--junit", xml]
+    command += ["--seed", "5"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=200)
     assert "Traceback" not in done.stdout + done.stderr
     assert done.returncode == 1
     assert "seed 5" in done.stderr
@@ -308,9 +292,8 @@ def test_a_bad_copy_costs_the_others_of_a_class_nothing(copy, tmp_path, capsys, 
     assert printed.out.splitlines() == [f"{name}: {n}/45" for name, n in won.items()]
     assert "[4 of 4] eve" in printed.err
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    assert [(row["copy"], row["won"], row["possible"]) for row in rows] == [
-        (name, str(n), "45") for name, n in won.items()
-    ]
+    assert {row["copy"]: int(row["won"]) for row in rows} == won
+    assert [row["possible"] for row in rows] == ["45"] * 4
     assert [row["1.E2"] for row in rows] == ["2", "2", "0", "0"]
     texts = {path.stem: path.read_text(encoding="utf-8") for path in feedback.iterdir()}
     assert texts.keys() == won.keys()

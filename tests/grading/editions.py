@@ -35,15 +35,14 @@ def main(arguments=None):
         print(wrong, file=sys.stderr)
         return 2
     student, solved = folder / "student", folder / "solved"
-    for edition in (student, solved):
+    blank = {id: problem.blank for id, problem in PROBLEMS.items()}
+    written = (student, blank, exercises.NOT_TRIED), (solved, exercises.solutions(), "right")
+    for edition, sources, printed in written:
         shutil.copytree(PROJECT, edition, ignore=_ignored())
+        for path in (edition / "notebooks").glob("*.ipynb"):
+            fill(path, sources, printed)
     for name in KNOWING:
         (student / "tests" / name).unlink()
-    blank, written = (student / "notebooks").glob("*.ipynb"), (solved / "notebooks").glob("*.ipynb")
-    for path in blank:
-        fill(path, {id: problem.blank for id, problem in PROBLEMS.items()}, exercises.NOT_TRIED)
-    for path in written:
-        fill(path, exercises.solutions(), "right")
     print(f"{student}\n{solved}")
     return 0
 

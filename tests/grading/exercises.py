@@ -23,7 +23,6 @@ from .problems import PROBLEMS, Wrong
 
 MEMORY = 2 * 2**30  # bytes that an answer may use beside what the process has already
 NOT_TRIED = "not attempted"
-TOO_MUCH = f"expected at most {MEMORY / 2**30:g} GiB of memory, found that it "
 HINTS, SOLUTIONS = (Path(__file__).with_name(name) for name in ("hints.md", "solutions.py"))
 told, passed = collections.Counter(), set()  # in this session: hints an exercise, exercises
 
@@ -79,7 +78,7 @@ def _reason(problem, answer):
 def too_much(problem):
     """What an answer hears that asked for too much memory."""
     matrix = f"formed a matrix of {problem.large}, or " if problem.large else ""
-    return f"{TOO_MUCH}{matrix}asked for more"
+    return f"expected at most {MEMORY >> 30} GiB of memory, found that it {matrix}asked for more"
 
 
 def _is_blank(problem, answer):
@@ -96,8 +95,8 @@ class Cases(list):
     def __repr__(self):
         lines = [f"a list of {len(self)} cases, each a tuple: ({', '.join(self.names)})"]
         for number, case in enumerate(self):
-            shown = [f"{n} {_shape(part)}" for n, part in zip(self.names, case, strict=True)]
-            lines.append(f"[{number}]: {', '.join(shown)}")
+            parts = zip(self.names, map(_shape, case), strict=True)
+            lines.append(f"[{number}]: " + ", ".join(f"{name} {shape}" for name, shape in parts))
         return "\n".join(lines)
 
 

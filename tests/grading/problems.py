@@ -131,8 +131,7 @@ def _inputs(rng, n, n_in):
 
 
 def _spectra(rng):
-    lengths = [10, 40, 200]
-    spectra = [np.sort(rng.exponential(size=n))[::-1] for n in lengths]
+    spectra = [np.sort(rng.exponential(size=n))[::-1] for n in (10, 40, 200)]
     exactly = np.ones(4), 0.25  # the first value keeps neither more nor less
     return [exactly, *((s, share) for s in spectra for share in (0.5, 0.9, 0.99))]
 
@@ -149,10 +148,10 @@ def _rank_for_energy(found, s, share):
 
 
 def _layers_with_inputs(rng):
-    shapes = [(200, 12, 8, 3), (500, 30, 40, 5)]
-    return [
-        (rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D) for n, n_in, n_out, D in shapes
-    ]
+    cases = []
+    for n, n_in, n_out, D in [(200, 12, 8, 3), (500, 30, 40, 5)]:
+        cases.append((rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D))
+    return cases
 
 
 @problem("1.E2", 2, "truncate_for_inputs(W, x, D)", _layers_with_inputs)
@@ -242,8 +241,8 @@ def _signals_in_noise(rng):
 def _learned_directions(found, W, learned):
     """How much was learned."""
     found = _whole(found, 0, min(W.shape))
-    sentence = f"{learned} learned directions in a W of shape {W.shape}, found {found}"
-    _expect(found == learned, sentence)
+    sentence = f"{learned} learned directions in a W of shape {W.shape}"
+    _expect(found == learned, f"{sentence}, found {found}")
 
 
 # --- 2: factorized network
@@ -392,8 +391,7 @@ def _matrix_and_bases(rng, n_in, n_out, D):
 
 
 def _matrices_and_bases(rng):
-    sizes = [(12, 9, 4), (7, 11, 1), (TOO_LARGE, 20, 4)]
-    return [_matrix_and_bases(rng, *size) for size in sizes]
+    return [_matrix_and_bases(rng, *n) for n in [(12, 9, 4), (7, 11, 1), (TOO_LARGE, 20, 4)]]
 
 
 def _outside(A, U, Vt):
@@ -499,5 +497,5 @@ def _train(found, x, z, W, ranks, rate, derivative):
             _expect(inside, f"{at} to stay in the tangent space, found that it leaves it")
         s = svd.decompose(matrices[t + 1]).s
         gap = svd.gap(s, D) / s[D - 1]
-        near = abs(gaps[t] - gap) < 1e-6
-        _expect(near, f"a relative gap of {gap:.4f} after {at}, found {gaps[t]:.4f}")
+        sentence = f"a relative gap of {gap:.4f} after {at}, found {gaps[t]:.4f}"
+        _expect(abs(gaps[t] - gap) < 1e-6, sentence)

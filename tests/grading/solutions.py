@@ -162,14 +162,13 @@ def steps_outside(T, M, U, Vt):
 def train_truncated(x, z, W, ranks, rate, derivative):
     matrices, gaps = [W], []
     for D in ranks:
-        U, s, Vt = np.linalg.svd(W, full_matrices=False)
-        U, s, Vt = U[:, :D], s[:D], Vt[:D]
-        step = x.T @ (x @ (U * s) @ Vt - z) / len(x)
+        U, _, Vt = factors = svd.decompose(W)
+        step = x.T @ (x @ svd.truncate(factors, D) - z) / len(x)
         if derivative == "tangent":
-            left = step - U @ (U.T @ step)
-            step = step - (left - left @ Vt.T @ Vt)
+            left = step - U[:, :D] @ (U[:, :D].T @ step)
+            step = step - (left - left @ Vt[:D].T @ Vt[:D])
         W = W - rate * step
-        s = np.linalg.svd(W, compute_uv=False)
+        s = svd.decompose(W).s
         matrices.append(W)
-        gaps.append((s[D - 1] - s[D]) / s[D - 1])
+        gaps.append(svd.gap(s, D) / s[D - 1])
     return np.array(matrices), np.array(gaps)
