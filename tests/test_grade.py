@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from helpers import PROJECT, svd
-from tests.grading import answers, claims, editions, exercises, grade
+from tests.grading import answers, claims, exercises, grade
 from tests.grading.problems import PROBLEMS
 
 pytestmark = pytest.mark.skipif(exercises.resource is None, reason="the grader needs limits")
-SOLUTIONS = str(editions.SOLUTIONS)
+SOLUTIONS = str(exercises.SOLUTIONS)
 PROJECTION = PROBLEMS["3.E2"]
 RIGHT = """def project(X, U, Vt):
     return U @ (U.T @ X) + (X - U @ (U.T @ X)) @ Vt.T @ Vt
@@ -42,14 +42,8 @@ REFUSED = {
     "the solution": ("from tests.grading.solutions import project\n", "line 1: it may import"),
     "the copy": ("from mine import project\n", "line 1: it may import"),
     "its folder": ("from .mine import project\n", "line 1: it may import"),
-    "another way in": (
-        instead("return np.core.__builtins__"),
-        "line 2: it may not use __builtins__",
-    ),
-    "the frames around it": (
-        instead("g = (g.gi_frame.f_back for _ in [0]); return next(g)"),
-        "line 2: it may not use f_back",
-    ),
+    "another way in": (instead("return np.core.__builtins__"), "it may not use __builtins__"),
+    "the frames around it": (instead("g = (g.gi_frame.f_back for _ in [0])"), "not use f_back"),
     "more than it was asked for": (WRONG + "print('3.E2: right')\n", "line 3: expected imports"),
     "a decorator": ("@print\n" + WRONG, "line 2: expected imports"),
     "a global": (instead("global np"), "line 2: it may not rebind"),
@@ -85,14 +79,8 @@ FORGED = {
         ),
         "it may not open",
     ),
-    "an error of many lines": (
-        instead("raise ValueError('a\\nb\\0' * 999)"),
-        "ValueError: a b?a b?",
-    ),
-    "nested without end": (
-        instead("a = []\n    for _ in range(5000): a = [a]\n    return a"),
-        "RecursionError",
-    ),
+    "many lines": (instead("raise ValueError('a\\nb\\0' * 999)"), "ValueError: a b?a b?"),
+    "nested": (instead("a = []\n    for _ in [0] * 5000: a = [a]\n    return a"), "RecursionError"),
     "a report of its own": (
         """def project(X, U, Vt):
     os = np.f2py.os
@@ -122,7 +110,7 @@ GUARDED = {
 REPORTS = {
     '{"failure": ""}': "it ended Python",
     '{"found": 3}': "it ended Python",
-    '{"found": []}': "expected a value, found None",
+    '{"found": []}': "expected a value, found that project returned None",
     '{"found": [1, 2]}': "expected 3 values, found 2",
     '{"found": [{}, {}, {}]}': "expected finite numbers of shape (12, 9), found {}",
     '{"found": ["right", 1, 2]}': "expected finite numbers",
@@ -173,9 +161,9 @@ def test_the_guard_refuses_files_and_processes():
             refused += said in str(error)
     raise ValueError(f"{{refused}} refused")
 """
-    solutions = editions.SOLUTIONS.read_bytes()
+    solutions = exercises.SOLUTIONS.read_bytes()
     assert graded(source).startswith(f"ValueError: {len(GUARDED)} refused")
-    assert solutions == editions.SOLUTIONS.read_bytes()
+    assert solutions == exercises.SOLUTIONS.read_bytes()
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=range(len(REPORTS)))
@@ -211,7 +199,7 @@ def test_an_answer_has_three_times_its_seconds_by_the_clock(monkeypatch):
 
 
 def test_an_answer_by_heart_is_wrong_at_the_next_seed():
-    exec(editions.solutions()["1.E5"], known := {"np": np, "svd": svd})
+    exec(exercises.solutions()["1.E5"], known := {"np": np, "svd": svd})
     handed = [W for (W,) in exercises.handed("1.E5", seed=3)]
     right = [(float(W[0, 0]), known["learned_directions"](W)) for W in handed]
     # Another process computes W anew, and not to the last bit.
@@ -227,8 +215,8 @@ def copy(tmp_path_factory):
     """A copy of the notebooks alone, with two exercises answered, one of them right."""
     folder = tmp_path_factory.mktemp("copies") / "ada"
     shutil.copytree(PROJECT / "notebooks", folder / "notebooks")
-    answer(folder, "1.E2", "harmless_rank = 10  # as many singular values")
-    answer(folder, "3.E1", "largest_cheaper_D = 139")
+    answer(folder, "1.E2", exercises.solutions()["1.E2"])
+    answer(folder, "3.E1", "def tangent_dimensions(n_in, n_out, D):\n    return D * (n_in + n_out)")
     return folder
 
 
@@ -245,16 +233,9 @@ def answer(folder, id, source, times=1):
 
 def test_a_copy_is_graded(copy, tmp_path):
     results, xml = tmp_path / "results.json", tmp_path / "junit.xml"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.grading", copy),
-            *("--results", results, "--junit", xml, "--seed", "5"),
-        ],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    command = [sys.executable, "-m", "tests.grading", copy, "--results", results, "--junit", xml]
+    command += ["--seed", "5"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=200)
     assert "Traceback" not in done.stdout + done.stderr
     assert done.returncode == 1
     assert "seed 5" in done.stderr
@@ -265,7 +246,7 @@ def test_a_copy_is_graded(copy, tmp_path):
     assert [*tests] == [*PROBLEMS]
     assert (tests["1.E2"]["score"], tests["1.E2"]["max_score"]) == (2, 2)
     assert (tests["3.E1"]["score"], tests["3.E1"]["max_score"]) == (0, 1)
-    assert tests["3.E1"]["output"].startswith("expected fewer multiply-adds than 805,306,368")
+    assert tests["3.E1"]["output"].startswith("case 1 of 6: expected ")
     assert tests["2.E1"]["output"] == "not attempted"
     cases = ElementTree.parse(xml).findall(".//testcase")
     won = [int(case.find(".//property[@name='won']").get("value")) for case in cases]
@@ -311,22 +292,21 @@ def test_a_bad_copy_costs_the_others_of_a_class_nothing(copy, tmp_path, capsys, 
     assert printed.out.splitlines() == [f"{name}: {n}/45" for name, n in won.items()]
     assert "[4 of 4] eve" in printed.err
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    assert [(row["copy"], row["won"], row["possible"]) for row in rows] == [
-        (name, str(n), "45") for name, n in won.items()
-    ]
+    assert {row["copy"]: int(row["won"]) for row in rows} == won
+    assert [row["possible"] for row in rows] == ["45"] * 4
     assert [row["1.E2"] for row in rows] == ["2", "2", "0", "0"]
     texts = {path.stem: path.read_text(encoding="utf-8") for path in feedback.iterdir()}
     assert texts.keys() == won.keys()
     assert "is not a notebook" in texts["eve"]
     assert "the notebook is missing" in texts["eve"]
     assert "it could not be graded: RuntimeError: no more space" in texts["bad"]
-    assert "expected fewer multiply-adds" in texts["ada"]
+    assert "independent ways for U Vᵀ to change" in texts["ada"]
 
 
 @pytest.mark.parametrize("times", [0, 2])
 def test_an_exercise_has_one_answer_cell(copy, tmp_path, times):
     shutil.copytree(copy, tmp_path / "eve")
-    answer(tmp_path / "eve", "1.E2", "harmless_rank = 10", times=2)
+    answer(tmp_path / "eve", "1.E2", exercises.solutions()["1.E2"], times=2)
     sources = answers.cells(tmp_path / "eve" / "notebooks" / claims.NAMES[0])["1.E2"]
     reason = answers.grade(PROBLEMS["1.E2"], sources[:times], seed=0, seconds=20)
     assert reason == f"expected one answer cell, found {times}"
@@ -377,8 +357,8 @@ def test_a_system_without_limits_is_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr(exercises, "resource", None)
     assert grade.main([]) == 2
     assert capsys.readouterr().err.startswith("The grader needs Linux or macOS")
-    exercises.check("1.E2", 10)
-    assert capsys.readouterr().out == "1.E2: right\n"
+    exercises.check("3.E1", lambda n_in, n_out, D: D * (n_in + n_out - D))
+    assert capsys.readouterr().out == "3.E1: right\n"
 
 
 @pytest.mark.parametrize(("won", "code"), [(2, 0), (1, 1)])

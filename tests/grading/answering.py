@@ -53,7 +53,7 @@ def _answer(asked):
     except Wrong as wrong:
         return {"failure": str(wrong)}
     except MemoryError:
-        return {"failure": exercises.TOO_MUCH}
+        return {"failure": exercises.too_much(problem)}
     except BaseException as error:  # SystemExit, too
         return {"failure": f"{type(error).__name__}: {error}{_line(error)}"[:300]}
 

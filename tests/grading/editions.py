@@ -5,11 +5,7 @@ blank; in FOLDER/solved they hold the solutions.
 """
 
 import argparse
-import contextlib
-import importlib
-import io
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +15,6 @@ from helpers import PROJECT
 from . import exercises
 from .problems import PROBLEMS
 
-SOLUTIONS = Path(__file__).with_name("solutions.py")
 # What knows right answers, and wrong ones near them.
 KNOWING = "grading/solutions.py", "test_exercises.py", "test_grade.py"
 
@@ -34,21 +29,20 @@ def main(arguments=None):
         wrong = f"FOLDER must be new or empty: {str(folder)!r} is not."
     elif folder.resolve().is_relative_to(PROJECT):
         wrong = f"FOLDER must lie outside of the project, {str(folder)!r} does not."
-    elif not SOLUTIONS.exists():
+    elif not exercises.SOLUTIONS.exists():
         wrong = "There are no solutions in the student's edition."
     if wrong:
         print(wrong, file=sys.stderr)
         return 2
     student, solved = folder / "student", folder / "solved"
-    for edition in (student, solved):
+    blank = {id: problem.blank for id, problem in PROBLEMS.items()}
+    written = (student, blank, exercises.NOT_TRIED), (solved, exercises.solutions(), "right")
+    for edition, sources, printed in written:
         shutil.copytree(PROJECT, edition, ignore=_ignored())
+        for path in (edition / "notebooks").glob("*.ipynb"):
+            fill(path, sources, printed)
     for name in KNOWING:
         (student / "tests" / name).unlink()
-    blank, written = (student / "notebooks").glob("*.ipynb"), (solved / "notebooks").glob("*.ipynb")
-    for path in blank:
-        fill(path, {id: problem.blank for id, problem in PROBLEMS.items()}, _not_tried())
-    for path in written:
-        fill(path, solutions(), _verdicts())
     print(f"{student}\n{solved}")
     return 0
 
@@ -59,28 +53,8 @@ def _ignored():
     return shutil.ignore_patterns(".git", *(line.rstrip("/") for line in lines))
 
 
-def solutions():
-    """The sources of the solutions: {id: source}."""
-    parts = re.split(r"^# %% (\S+)\n", SOLUTIONS.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {id: source.strip() for id, source in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-def _not_tried():
-    return {id: f"{id}: {exercises.NOT_TRIED}\n" for id in PROBLEMS}
-
-
-def _verdicts():
-    """What the checks print for the solutions: {id: text}."""
-    solved, printed = importlib.import_module("tests.grading.solutions"), {}
-    for id, problem in PROBLEMS.items():
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            exercises.check(id, getattr(solved, problem.name))
-        printed[id] = said.getvalue()
-    return printed
-
-
 def fill(path, sources, printed):
-    """Write sources into a notebook's answer cells, and what was printed below their checks."""
+    """Write sources into a notebook's answer cells, and below their checks what they print."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     answered = None
     for cell in notebook["cells"]:
@@ -89,7 +63,7 @@ def fill(path, sources, printed):
             cell["source"] = sources[answered].splitlines(keepends=True)
         elif answered and f'exercises.check("{answered}"' in "".join(cell["source"]):
             stream = {"name": "stdout", "output_type": "stream"}
-            cell["outputs"] = [stream | {"text": printed[answered].splitlines(keepends=True)}]
+            cell["outputs"] = [stream | {"text": [f"{answered}: {printed}\n"]}]
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
 

@@ -4,9 +4,13 @@ The notebooks' check cells and the grader share this code: a student sees the ve
 grader will give, except for the seed of the cases and the rules of an answer cell.
 """
 
+import collections
 import contextlib
 import copy
 import inspect
+import re
+import reprlib
+from pathlib import Path
 
 import numpy as np
 
@@ -19,10 +23,8 @@ from .problems import PROBLEMS, Wrong
 
 MEMORY = 2 * 2**30  # bytes that an answer may use beside what the process has already
 NOT_TRIED = "not attempted"
-TOO_MUCH = (
-    f"expected at most {MEMORY / 2**30:g} GiB of memory, found that it formed a matrix that is too "
-    "large, or asked for more in another way"
-)
+HINTS, SOLUTIONS = (Path(__file__).with_name(name) for name in ("hints.md", "solutions.py"))
+told, passed = collections.Counter(), set()  # in this session: hints an exercise, exercises
 
 
 def check(id, answer):
@@ -30,9 +32,35 @@ def check(id, answer):
 
     Args:
         id: of the exercise, such as "1.E1".
-        answer: the function or value that it asks for.
+        answer: the function that it asks for.
     """
-    print(f"{id}: {_reason(PROBLEMS[id], answer) or 'right'}")
+    reason = _reason(PROBLEMS[id], answer)
+    passed.update([] if reason else [id])
+    print(f"{id}: {reason or 'right'}")
+
+
+def hint(id):
+    """Print the next hint for an exercise; each call goes a step further, up to the last one."""
+    (row,) = re.findall(rf"^\| {re.escape(id)} \| (.*) \|$", HINTS.read_text("utf-8"), re.MULTILINE)
+    hints = row.split(" | ")
+    told[id] = min(told[id] + 1, len(hints))
+    print(f"{id}, hint {told[id]} of {len(hints)}: {hints[told[id] - 1]}")
+
+
+def solution(id):
+    """Print the solution of an exercise and its discussion, once its check has said "right"."""
+    if PROBLEMS[id].id not in passed:
+        print(f"{id}: the solution is shown when the check has said that yours is right.")
+    elif not SOLUTIONS.exists():
+        print(f"{id}: the student's edition has no solutions; your teacher has them.")
+    else:
+        print(solutions()[id])
+
+
+def solutions():
+    """The sources of the solutions: {id: source}."""
+    parts = re.split(r"^# %% (\S+)\n", SOLUTIONS.read_text("utf-8"), flags=re.MULTILINE)
+    return {id: source.strip() for id, source in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def _reason(problem, answer):
@@ -42,20 +70,40 @@ def _reason(problem, answer):
         try:
             return judge(problem, answers(problem, answer, seed=0), seed=0)
         except MemoryError:
-            return TOO_MUCH
+            return too_much(problem)
         except Wrong as wrong:
             return str(wrong)
 
 
+def too_much(problem):
+    """What an answer hears that asked for too much memory."""
+    matrix = f"formed a matrix of {problem.large}, or " if problem.large else ""
+    return f"expected at most {MEMORY >> 30} GiB of memory, found that it {matrix}asked for more"
+
+
 def _is_blank(problem, answer):
     """Is an answer still what the blank cell defines?"""
-    names = {}
-    exec(problem.blank, names)
+    exec(problem.blank, names := {})
     codes = [getattr(f, "__code__", None) for f in (answer, names[problem.name])]
-    if None in codes:
-        return answer is None
-    mine, blank = ((code.co_code, code.co_consts) for code in codes)
+    mine, blank = ((getattr(code, "co_code", 0), getattr(code, "co_consts", 0)) for code in codes)
     return mine == blank
+
+
+class Cases(list):
+    """Tuples of arguments, one a case; shown by the arguments' names and shapes."""
+
+    def __repr__(self):
+        lines = [f"a list of {len(self)} cases, each a tuple: ({', '.join(self.names)})"]
+        for number, case in enumerate(self):
+            parts = zip(self.names, map(_shape, case), strict=True)
+            lines.append(f"[{number}]: " + ", ".join(f"{name} {shape}" for name, shape in parts))
+        return "\n".join(lines)
+
+
+def _shape(part):
+    if isinstance(part, list) and hasattr(part[0], "shape"):
+        return f"of shapes {[one.shape for one in part]}"
+    return tuple(getattr(part, "shape", ())) or reprlib.repr(part)
 
 
 def handed(id, seed=0):
@@ -66,13 +114,14 @@ def handed(id, seed=0):
         from helpers.backend import tf  # seconds, which the other exercises need not wait for
 
         made = [tuple(tf.constant(part) for part in case) for case in made]
+    made = Cases(made)
+    made.names = problem.signature[:-1].partition("(")[2].split(", ")
     return made
 
 
 def _cases(problem, seed):
-    """The cases, made anew, one without parts for a value; no two of their arrays share memory."""
-    made = problem.cases(np.random.default_rng(seed)) if problem.cases else [()]
-    return [copy.deepcopy(case) for case in made]
+    """The cases, made anew; no two of their arrays share memory."""
+    return [copy.deepcopy(case) for case in problem.cases(np.random.default_rng(seed))]
 
 
 def answers(problem, answer, seed):
@@ -82,8 +131,6 @@ def answers(problem, answer, seed):
         Wrong: it is not a function of these arguments, or gives more than numbers and text.
     """
     cases = handed(problem.id, seed)
-    if not problem.cases:
-        return [to_plain(answer)]
     expected = f"expected {problem.signature}, found"
     if not callable(answer):
         raise Wrong(f"{expected} no function")
@@ -121,8 +168,7 @@ def judge(problem, found, seed):
         seed: that the cases were made from.
     """
     if all(value is None for value in found):
-        missing = ": is its `return` missing?" if problem.cases else ""
-        return f"expected a value, found None{missing}"
+        return f"expected a value, found that {problem.name} returned None: is a `return` missing?"
     asked = _cases(problem, seed)
     if len(found) != len(asked):
         return f"expected {len(asked)} values, found {len(found)}"

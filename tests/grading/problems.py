@@ -23,20 +23,24 @@ class Wrong(Exception):
 class Problem(NamedTuple):
     """One exercise.
 
-    `signature` is the name of the value that it asks for, or the function's name and arguments.
-    `cases(rng)` gives the arguments that a function is called with, a tuple a case; it is None
-    where the answer is a value. `verdict(found, *case)` raises Wrong unless what was found for a
-    case is right.
+    `signature` is the function's name and arguments; `cases(rng)` gives what it is called with, a
+    tuple a case. `verdict(found, *case)` raises Wrong unless what was found for a case is right.
     """
 
     id: str
     points: int
-    title: str
     signature: str
-    cases: Callable | None
+    cases: Callable
     verdict: Callable
     hidden: int = 0  # the last `hidden` parts of a case are not shown to the answer
     tensors: bool = False  # arrays are handed as TensorFlow's
+    large: str = ""  # the matrix that takes too much memory
+
+    @property
+    def title(self):
+        """What it is about: its verdict's docstring, within a sentence."""
+        text = self.verdict.__doc__
+        return text[0].lower() + text[1:-1]
 
     @property
     def name(self):
@@ -46,16 +50,14 @@ class Problem(NamedTuple):
     @property
     def blank(self):
         """The answer cell before anything is written."""
-        if self.cases:
-            return f"def {self.signature}:\n    return None  # write here"
-        return f"{self.signature} = None  # write here"
+        return f"def {self.signature}:\n    return None  # write here"
 
 
-def problem(id, points, title, signature, cases=None, **options):
+def problem(id, points, signature, cases, **options):
     """Make the function below the verdict of an exercise; the arguments are Problem's."""
 
     def register(verdict):
-        PROBLEMS[id] = Problem(id, points, title, signature, cases, verdict, **options)
+        PROBLEMS[id] = Problem(id, points, signature, cases, verdict, **options)
         return verdict
 
     return register
@@ -97,7 +99,7 @@ def _in_short(found):
     try:
         shape = np.shape(found)
     except ValueError:  # rows of different lengths
-        shape = ()
+        return f"{len(found)} parts of different shapes"
     if len(shape) > 1 or np.prod(shape) > 10:
         return f"an array of shape {shape}"
     text = " ".join(repr(found).split())
@@ -109,12 +111,11 @@ def _close(found, expected, tolerance=1e-6):
     return np.linalg.norm(found - expected) <= tolerance * (np.linalg.norm(expected) + 1e-300)
 
 
-def _same_slope(found, dy, change, tolerance, name, by):
+def _same_slope(found, dy, change, tolerance, gradient):
     """The loss changes by ⟨dy, change⟩ along a direction, and so it does by what was found."""
     expected, largest = np.vdot(dy, change), np.linalg.norm(dy) * np.linalg.norm(change)
-    along = f"the loss to change by {expected:.4g} along a direction of {name}"
-    near = abs(expected - found) <= tolerance * largest
-    _expect(near, f"{along}, found {found:.4g} by {by}")
+    sentence = f"{gradient} to give a change of the loss of {expected:.4g} along some direction"
+    _expect(abs(expected - found) <= tolerance * largest, f"{sentence}, found {found:.4g}")
 
 
 def _orthonormal(rng, n, D):
@@ -130,14 +131,14 @@ def _inputs(rng, n, n_in):
 
 
 def _spectra(rng):
-    lengths = [10, 40, 200]
-    spectra = [np.sort(rng.exponential(size=n))[::-1] for n in lengths]
+    spectra = [np.sort(rng.exponential(size=n))[::-1] for n in (10, 40, 200)]
     exactly = np.ones(4), 0.25  # the first value keeps neither more nor less
     return [exactly, *((s, share) for s in spectra for share in (0.5, 0.9, 0.99))]
 
 
-@problem("1.E1", 1, "rank for a share of the energy", "rank_for_energy(s, share)", _spectra)
+@problem("1.E1", 1, "rank_for_energy(s, share)", _spectra)
 def _rank_for_energy(found, s, share):
+    """Rank for a share of the energy."""
     D = _whole(found, 1, len(s))
     kept = svd.energy(s, D)
     _expect(kept >= share, f"a share of {share} to be kept, found {kept:.4f}")
@@ -146,32 +147,16 @@ def _rank_for_energy(found, s, share):
         _expect(fewer < share, f"the smallest rank, but one less keeps {fewer:.4f} >= {share}")
 
 
-@problem("1.E2", 2, "the rank of the output layer", "harmless_rank")
-def _harmless_rank(found):
-    D = _whole(found, 1, 1024)
-    W = np.random.default_rng(0).normal(size=(1024, 10))
-    factors = svd.decompose(W)
-
-    def change(D):
-        return np.linalg.norm(W - svd.truncate(factors, D)) / np.linalg.norm(W)
-
-    kept = change(D) < 1e-9
-    _expect(kept, f"that no W ever changes, found one that does, by {change(D):.0%}")
-    earlier = D > 1 and change(D - 1) < 1e-9
-    _expect(not earlier, "the first such rank, but one less never changes anything, either")
-
-
 def _layers_with_inputs(rng):
-    shapes = [(200, 12, 8, 3), (500, 30, 40, 5)]
-    return [
-        (rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D) for n, n_in, n_out, D in shapes
-    ]
+    cases = []
+    for n, n_in, n_out, D in [(200, 12, 8, 3), (500, 30, 40, 5)]:
+        cases.append((rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D))
+    return cases
 
 
-@problem(
-    "1.E3", 3, "truncation for given inputs", "truncate_for_inputs(W, x, D)", _layers_with_inputs
-)
+@problem("1.E2", 2, "truncate_for_inputs(W, x, D)", _layers_with_inputs)
 def _truncate_for_inputs(found, W, x, D):
+    """Truncation for given inputs."""
     W_D = _array(found, *W.shape)
     s = svd.decompose(W_D).s
     _expect(s[D] <= 1e-9 * s[0], f"rank {D}, found rank {np.sum(s > 1e-9 * s[0])}")
@@ -181,51 +166,63 @@ def _truncate_for_inputs(found, W, x, D):
 
 
 def _networks(rng):
-    shapes = [(784, 400), (400, 400), (400, 300), (300, 200), (200, 50)]
     cases = []
-    for allowed in (0.02, 0.2):
-        decays = rng.permutation([8.0, 16.0, 32.0, 48.0, 64.0])
-        spectra = [
-            rng.uniform(1, 3) * np.exp(-np.arange(min(shape)) / decay)
-            for shape, decay in zip(shapes, decays, strict=True)
-        ]
+    for allowed in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3):
+        shapes = rng.permutation([(1000, 60), (300, 300), (60, 50)]).tolist()
+        decays = rng.permutation([4.0, 12.0, 24.0])
+        spectra = [rng.uniform(1, 3) * np.exp(-np.arange(50) / decay) for decay in decays]
         rise = allowed * sum(np.sum(s**2) for s in spectra) / 2
         cases.append((spectra, shapes, float(rise)))
     return cases
 
 
-@problem(
-    "1.E4",
-    4,
-    "the smallest network for a rise of the loss",
-    "cheapest_ranks(spectra, shapes, rise)",
-    _networks,
-)
+@problem("1.E3", 3, "cheapest_ranks(spectra, shapes, rise)", _networks)
 def _cheapest_ranks(found, spectra, shapes, rise):
+    """The smallest network for a rise of the loss."""
     found = _parts(found, *(f"rank {layer}" for layer in range(1, len(shapes) + 1)))
     ranks = [_whole(D, 1, len(s)) for D, s in zip(found, spectra, strict=True)]
     tails = [(np.sum(s**2) - np.cumsum(s**2)) / 2 for s in spectra]  # at D = 1, 2, …
-    predicted = sum(tail[D - 1] for tail, D in zip(tails, ranks, strict=True))
-    sentence = f"a predicted rise of the loss of {rise:.4g} or less, found {predicted:.4g}"
-    _expect(predicted <= rise * (1 + 1e-9), sentence)
     prices = [svd.factorized_parameters(shape, 1) for shape in shapes]
-    size = sum(price * D for price, D in zip(prices, ranks, strict=True))
-    most = _dual_bound(tails, prices, rise) + max(prices)
-    _expect(size <= most, f"{most:,.0f} parameters or fewer, found {size:,}")
+    predicted, size = (
+        sum(np.meshgrid(*parts, indexing="ij"))
+        for parts in (tails, [price * np.arange(1, 51) for price in prices])
+    )
+    mine = tuple(D - 1 for D in ranks)
+    sentence = f"a predicted rise of the loss of {rise:.4g} or less, found {predicted[mine]:.4g}"
+    _expect(predicted[mine] <= rise * (1 + 1e-9), sentence)
+    most = size[predicted <= rise].min() + max(prices)
+    _expect(size[mine] <= most, f"{most:,} parameters or fewer, found {size[mine]:,}")
 
 
-def _dual_bound(tails, prices, rise):
-    """No ranks with this rise cost less: the largest value of the Lagrangian's dual function.
+def _neurons(rng):
+    cases = []
+    for n, n_in, m, t, k in [(200, 4, 9, 2, 4), (300, 8, 25, 5, 8)]:
+        z = rng.normal(size=(n, n_in)) @ rng.normal(size=(n_in, m)) + rng.normal(size=m)
+        h = np.maximum(z, 0) * rng.permutation(np.geomspace(0.1, 10, m))  # large is not important
+        h += rng.uniform(0, 20, size=m)
+        h[:, rng.integers(m)] = 0  # a dead neuron
+        T = h @ (rng.normal(size=(m, t)) / (h.std(0)[:, None] + 1e-9)) + 3 * rng.normal(size=(n, t))
+        cases.append((h, T, k))
+    return cases
 
-    max_λ  Σ_l min_D (price_l D + λ tail_l(D)) − λ rise,    at one of the λ where a D changes
-    """
-    changes = [p / np.maximum(-np.diff(t), 1e-12) for t, p in zip(tails, prices, strict=True)]
-    multipliers = np.concatenate(changes)
-    least = -multipliers * rise
-    for tail, price in zip(tails, prices, strict=True):
-        sizes = price * np.arange(1, len(tail) + 1)
-        least += np.min(sizes + multipliers[:, None] * tail, axis=1)
-    return float(max(least.max(), sum(prices)))
+
+@problem("1.E4", 4, "choose_neurons(h, T, k)", _neurons)
+def _choose_neurons(found, h, T, k):
+    """Neurons that stand for the others."""
+    found = _parts(found, *(f"neuron {place}" for place in range(1, k + 1)))
+    order = [_whole(j, 0, h.shape[1] - 1) for j in found]
+    _expect(len({*order}) == k, f"{k} different neurons, found {order}")
+
+    def left(neurons):
+        columns = np.column_stack([np.ones(len(h)), h[:, neurons]])
+        return np.sum((T - columns @ np.linalg.lstsq(columns, T, rcond=None)[0]) ** 2)
+
+    whole = left([])
+    for place in range(k):
+        offers = [left([*order[:place], j]) / whole for j in range(h.shape[1])]
+        least, mine = min(offers), offers[order[place]]
+        sentence = f"at place {place + 1} a neuron that leaves {least:.2%} of T unexplained"
+        _expect(mine <= least + 1e-9, f"{sentence}, found neuron {order[place]}, {mine:.2%}")
 
 
 def _signals_in_noise(rng):
@@ -240,40 +237,52 @@ def _signals_in_noise(rng):
     return cases
 
 
-@problem("1.E5", 5, "how much was learned", "learned_directions(W)", _signals_in_noise, hidden=1)
+@problem("1.E5", 5, "learned_directions(W)", _signals_in_noise, hidden=1)
 def _learned_directions(found, W, learned):
+    """How much was learned."""
     found = _whole(found, 0, min(W.shape))
-    sentence = f"{learned} learned directions in a W of shape {W.shape}, found {found}"
-    _expect(found == learned, sentence)
+    sentence = f"{learned} learned directions in a W of shape {W.shape}"
+    _expect(found == learned, f"{sentence}, found {found}")
 
 
 # --- 2: factorized network
 
 
-@problem("2.E1", 1, "break-even of the output layer", "largest_D")
-def _largest_D(found):
-    D, dense = _whole(found, 1, 1024), 1024 * 10
-    held, more = (svd.factorized_parameters((1024, 10), r) for r in (D, D + 1))
-    _expect(held < dense, f"fewer than W's {dense:,} parameters, found {held:,}")
-    _expect(more >= dense, f"the largest such D, but one more has {more:,}, fewer, too")
-
-
 def _biased_pairs(rng):
-    sizes = [(9, 7, 3), (40, 60, 5)]
+    sizes = [(7, 3), (60, 5)]
+    return [tuple(rng.normal(size=s) for s in (D, (D, n_out), n_out)) for n_out, D in sizes]
+
+
+@problem("2.E1", 1, "move_bias(a, Vt, b)", _biased_pairs)
+def _move_bias(found, a, Vt, b):
+    """The two biases of a pair."""
+    inner, outer = _parts(found, "a", "b")
+    inner, outer = _array(inner, len(a)), _array(outer, len(b))
+    _expect(_close(inner @ Vt + outer, a @ Vt + b), "the pair's outputs for any x, found others")
+    spare = np.linalg.norm(Vt @ outer) <= 1e-8 * np.linalg.norm(b)
+    _expect(spare, "b as short as can be, found one of which the inner bias can take over more")
+
+
+def _upstream(rng):
+    sizes = [(6, 9, 7, 3), (4, TOO_LARGE, TOO_LARGE, 3)]
     return [
-        tuple(rng.normal(size=s) for s in ((n_in, D), D, (D, n_out), n_out))
-        for n_in, n_out, D in sizes
+        tuple(rng.normal(size=s) for s in ((n, n_in), (n, n_out), (n_in, D), (D, n_out)))
+        for n, n_in, n_out, D in sizes
     ]
 
 
-@problem("2.E2", 2, "merging a pair", "merged(U, a, Vt, b)", _biased_pairs)
-def _merged(found, U, a, Vt, b):
-    kernel, bias = _parts(found, "kernel", "bias")
-    kernel, bias = _array(kernel, len(U), len(b)), _array(bias, len(b))
-    expected = (np.eye(len(U)) @ U + a) @ Vt + b  # the outputs for each unit vector, and for 0
-    at_zero = (np.zeros(len(U)) @ U + a) @ Vt + b
-    _expect(_close(bias, at_zero), "the pair's outputs for the input 0, found others")
-    _expect(_close(kernel + bias, expected), "the pair's outputs for any x, found others")
+@problem("2.E2", 2, "factor_gradients(x, dy, U, Vt)", _upstream, large="n_in × n_out")
+def _factor_gradients(found, x, dy, U, Vt):
+    """The gradients of the factors."""
+    dU, dVt = _parts(found, "dU", "dVt")
+    dU, dVt = _array(dU, *U.shape), _array(dVt, *Vt.shape)
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        E, F = rng.normal(size=U.shape), rng.normal(size=Vt.shape)
+        # The outputs are linear in either factor: their change along E is exact.
+        changes = [("dU", dU, E, (x @ E) @ Vt), ("dVt", dVt, F, (x @ U) @ F)]
+        for name, gradient, along, change in changes:
+            _same_slope(np.vdot(gradient, along), dy, change, 1e-8, name)
 
 
 def _thin_pairs(rng):
@@ -281,10 +290,9 @@ def _thin_pairs(rng):
     return [(rng.normal(size=(n, D)), rng.normal(size=(D, m))) for n, D, m in shapes]
 
 
-@problem(
-    "2.E3", 3, "the SVD of a product, without the product", "svd_of_product(A, B)", _thin_pairs
-)
+@problem("2.E3", 3, "svd_of_product(A, B)", _thin_pairs, large="n_in × n_out")
 def _svd_of_product(found, A, B):
+    """The SVD of a product, without the product."""
     U, s, Vt = _parts(found, "U", "s", "Vt")
     D = A.shape[1]
     U, s, Vt = _array(U, *A.shape), _array(s, D), _array(Vt, *B.shape)
@@ -296,27 +304,6 @@ def _svd_of_product(found, A, B):
     _expect(same, "U diag(s) Vt to be A B, found another product")
 
 
-def _upstream(rng):
-    sizes = [(6, 9, 7, 3), (4, TOO_LARGE, TOO_LARGE, 3)]
-    return [
-        tuple(rng.normal(size=s) for s in ((n, n_in), (n, n_out), (n_in, D), (D, n_out)))
-        for n, n_in, n_out, D in sizes
-    ]
-
-
-@problem("2.E4", 4, "the gradients of the factors", "factor_gradients(x, dy, U, Vt)", _upstream)
-def _factor_gradients(found, x, dy, U, Vt):
-    dU, dVt = _parts(found, "dU", "dVt")
-    dU, dVt = _array(dU, *U.shape), _array(dVt, *Vt.shape)
-    rng = np.random.default_rng(1)
-    for _ in range(5):
-        E, F = rng.normal(size=U.shape), rng.normal(size=Vt.shape)
-        # The outputs are linear in either factor: their change along E is exact.
-        changes = [("U", dU, E, (x @ E) @ Vt), ("Vt", dVt, F, (x @ U) @ F)]
-        for name, gradient, along, change in changes:
-            _same_slope(np.vdot(gradient, along), dy, change, 1e-8, name, f"d{name}")
-
-
 def _targets(rng):
     cases = []
     for n, n_in, n_out, D in [(300, 20, 15, 4), (200, 12, 30, 3)]:
@@ -326,8 +313,9 @@ def _targets(rng):
     return cases
 
 
-@problem("2.E5", 5, "fine-tuning one layer", "fine_tune_layer(x, z, U, Vt)", _targets)
+@problem("2.E4", 4, "fine_tune_layer(x, z, U, Vt)", _targets)
 def _fine_tune_layer(found, x, z, U, Vt):
+    """Fine-tuning one layer."""
     new_U, new_Vt, kept = _parts(found, "U", "Vt", "kept")
     new_U, new_Vt = _array(new_U, *U.shape), _array(new_Vt, *Vt.shape)
     D = U.shape[1]
@@ -343,18 +331,58 @@ def _fine_tune_layer(found, x, z, U, Vt):
     _expect(near, f"kept to be {share:.3f} for your factors, found {_in_short(kept)}")
 
 
+def _networks_of_copies(rng):
+    cases = []
+    for n_in, once, m, n_out in [(6, 5, 30, 4), (10, 8, 60, 3)]:
+        # Each neuron is nearly a multiple of one of a few, and the largest are copies of one.
+        which = np.r_[np.arange(once), rng.integers(0, once, m - 2 * once), [0] * once]
+        scale = np.r_[rng.uniform(0.5, 1.5, m - once), np.full(once, 4.0)]
+        both = rng.normal(size=(once, n_in + 1))[which] + 0.01 * rng.normal(size=(m, n_in + 1))
+        both = (scale[:, None] * both)[rng.permutation(m)].T
+        V, c = rng.normal(size=(m, n_out)), rng.normal(size=n_out)
+        budget = once * (n_in + 1 + n_out) + n_out + int(rng.integers(0, n_in))
+        x, fresh = rng.normal(size=(2, 2000, n_in))
+        cases.append((x, both[:-1], both[-1], V, c, budget, fresh))
+    return cases
+
+
+@problem("2.E5", 5, "cut_network(x, W, b, V, c, budget)", _networks_of_copies, hidden=1)
+def _cut_network(found, x, W, b, V, c, budget, fresh):
+    """A network of one's own, cut to a budget."""
+    found = _parts(found, "W", "b", "V", "c")
+    n_in, n_out = W.shape[0], len(c)
+    k = len(found[1]) if isinstance(found[1], list) else 0
+    shapes = (n_in, k), (k,), (k, n_out), (n_out,)
+    small = [_array(part, *shape) for part, shape in zip(found, shapes, strict=True)]
+    size = sum(part.size for part in small)
+    _expect(size <= budget, f"{budget} parameters or fewer, found {size}, of {k} neurons")
+
+    def outputs(W, b, V, c):
+        return np.maximum(fresh @ W + b, 0) @ V + c
+
+    y = outputs(W, b, V, c)
+    lost = np.sum((y - outputs(*small)) ** 2) / np.sum((y - y.mean(0)) ** 2)
+    sentence = "outputs for new inputs that differ by at most 1% of their variance"
+    _expect(lost <= 0.01, f"{sentence}, found {lost:.2%}")
+
+
 # --- 3: dynamic SVD
 
 
-@problem("3.E1", 1, "from where on the dynamic layer costs more", "largest_cheaper_D")
-def _largest_cheaper_D(found):
-    def adds(D, n=256, n_in=1024, n_out=1024):
-        squares = D**2 * (3 * n_in + 2 * n_out)
-        return 3 * n * D * (n_in + n_out) + 4 * D * n_in * n_out + squares
+def _shapes_and_ranks(rng):
+    shapes = rng.integers(3, 12, size=(6, 2)).tolist()
+    return [(n_in, n_out, int(rng.integers(1, min(n_in, n_out)))) for n_in, n_out in shapes]
 
-    D, dense = _whole(found, 1, 1024), 3 * 256 * 1024 * 1024
-    _expect(adds(D) < dense, f"fewer multiply-adds than {dense:,}, found {adds(D):,}")
-    _expect(adds(D + 1) >= dense, f"the largest such D, but one more takes {adds(D + 1):,}")
+
+@problem("3.E1", 1, "tangent_dimensions(n_in, n_out, D)", _shapes_and_ranks)
+def _tangent_dimensions(found, n_in, n_out, D):
+    """Dimensions of the tangent space."""
+    _, U, Vt = _matrix_and_bases(np.random.default_rng(1), n_in, n_out, D)
+    # How U Vᵀ can change: one row for each entry of dU, in dU Vᵀ, and of dVᵀ, in U dVᵀ.
+    changes = np.vstack([np.kron(np.eye(n_in), Vt), np.kron(U, np.eye(n_out)).T])
+    free, found = np.linalg.matrix_rank(changes), _whole(found, 1, 2 * n_in * n_out)
+    sentence = f"{free} independent ways for U Vᵀ to change, {n_in} × {n_out} at rank {D}"
+    _expect(found == free, f"{sentence}, found {found}")
 
 
 def _matrix_and_bases(rng, n_in, n_out, D):
@@ -363,8 +391,7 @@ def _matrix_and_bases(rng, n_in, n_out, D):
 
 
 def _matrices_and_bases(rng):
-    sizes = [(12, 9, 4), (7, 11, 1), (TOO_LARGE, 20, 4)]
-    return [_matrix_and_bases(rng, *size) for size in sizes]
+    return [_matrix_and_bases(rng, *n) for n in [(12, 9, 4), (7, 11, 1), (TOO_LARGE, 20, 4)]]
 
 
 def _outside(A, U, Vt):
@@ -378,14 +405,14 @@ def _outside(A, U, Vt):
     return sides[0].T @ A @ sides[1]
 
 
-@problem("3.E2", 2, "the tangent projection", "project(X, U, Vt)", _matrices_and_bases)
+@problem("3.E2", 2, "project(X, U, Vt)", _matrices_and_bases, large="n_in × n_in")
 def _project(found, X, U, Vt):
+    """The tangent projection."""
     P = _array(found, *X.shape)
     left = max(np.linalg.norm(U.T @ (X - P)), np.linalg.norm((X - P) @ Vt.T)) / np.linalg.norm(X)
     _expect(left <= 1e-8, f"all of X within U or V to be kept, found {left:.1%} missing")
     inside = np.abs(_outside(P, U, Vt)).max() <= 1e-8 * np.linalg.norm(X)
-    sentence = "nothing outside of the tangent space, found directions orthogonal to U and V"
-    _expect(inside, sentence)
+    _expect(inside, "nothing outside of the tangent space, found directions orthogonal to U and V")
 
 
 def _batches(rng):
@@ -398,39 +425,43 @@ def _batches(rng):
     return cases
 
 
-@problem(
-    "3.E3",
-    3,
-    "a derivative of your own",
-    "right_projection(x, dy, W, U, s, Vt)",
-    _batches,
-    tensors=True,
-)
-def _right_projection(found, x, dy, W, U, s, Vt):
+@problem("3.E3", 3, "values_alone(x, dy, W, U, s, Vt)", _batches, tensors=True)
+def _values_alone(found, x, dy, W, U, s, Vt):
+    """A derivative of your own."""
     P = _array(found, *W.shape)
-    within = x.T @ (dy @ Vt.T)
-    _expect(_close(P @ Vt.T, within), "G V to be kept, found another product with V")
-    rows = np.linalg.norm(P) ** 2 - np.linalg.norm(P @ Vt.T) ** 2
-    inside = abs(rows) <= 1e-6 * np.linalg.norm(P) ** 2
-    _expect(inside, "rows in the row space of Vt, found parts of them outside")
+    slopes = np.diag(U.T @ P @ Vt.T)
+    beside = np.linalg.norm(P) ** 2 - np.sum(slopes**2)
+    inside = abs(beside) <= 1e-6 * np.linalg.norm(P) ** 2
+    _expect(inside, "multiples of the u_i v_iᵀ alone, found more, which turns u_i or v_i")
+    for i, slope in enumerate(slopes):
+        change = np.outer(x @ U[:, i], Vt[i])
+        _same_slope(slope, dy, change, 1e-6, f"a multiple of u_{i + 1} v_{i + 1}ᵀ")
 
 
-def _gradients(rng):
-    return [_matrix_and_bases(rng, *sizes) for sizes in [(30, 20, 3), (25, 40, 6)]]
+def _steps(rng):
+    cases = []
+    for n_in, n_out, D in [(30, 20, 3), (25, 40, 6)]:
+        G, U, Vt = _matrix_and_bases(rng, n_in, n_out, D)
+        earlier = [np.linalg.qr(B + 0.05 * rng.normal(size=B.shape))[0] for B in (U, Vt.T)]
+        T, M = (X - _beyond(X, *bases) for X, *bases in ((G, U, Vt.T), (G.copy(), *earlier)))
+        cases.append((T, M, U, Vt))
+    return cases
 
 
-@problem(
-    "3.E4", 4, "which optimizer leaves the tangent space", "steps_outside(G, U, Vt)", _gradients
-)
-def _steps_outside(found, G, U, Vt):
-    by_sgd, by_adam = (float(_array(part)) for part in _parts(found, "by SGD", "by Adam"))
-    _expect(abs(by_sgd) < 1e-6, f"a share of 0.000 by SGD, found {by_sgd:.3f}")
-    # What is orthogonal to both bases, completed: no projection is needed to measure by.
-    beyond_U, beyond_V = (np.linalg.qr(B, mode="complete")[0][:, B.shape[1] :] for B in (U, Vt.T))
-    step = np.sign(G - beyond_U @ (beyond_U.T @ G @ beyond_V) @ beyond_V.T)
-    share = np.linalg.norm(beyond_U.T @ step @ beyond_V) / np.linalg.norm(step)
-    near = abs(by_adam - share) < 1e-3
-    _expect(near, f"a share of {share:.3f} by Adam, found {by_adam:.3f}")
+def _beyond(X, U, V):
+    """What is orthogonal to both bases, completed: no projection is needed to measure by."""
+    left, right = (np.linalg.qr(B, mode="complete")[0][:, B.shape[1] :] for B in (U, V))
+    return left @ (left.T @ X @ right) @ right.T
+
+
+@problem("3.E4", 4, "steps_outside(T, M, U, Vt)", _steps)
+def _steps_outside(found, T, M, U, Vt):
+    """Which steps leave the tangent space."""
+    steps = {"SGD": T, "momentum": 0.9 * M + T, "Adam": np.sign(T)}
+    for part, (name, step) in zip(_parts(found, *steps), steps.items(), strict=True):
+        share = np.linalg.norm(_beyond(step, U, Vt.T)) / np.linalg.norm(step)
+        mine = float(_array(part))
+        _expect(abs(mine - share) < 1e-6, f"a share of {share:.3f} by {name}, found {mine:.3f}")
 
 
 def _trainings(rng):
@@ -442,21 +473,16 @@ def _trainings(rng):
     return [(x, z, W, ranks, 0.1, kind) for kind in ("tangent", "straight_through")]
 
 
-@problem(
-    "3.E5",
-    5,
-    "training with the SVD inside, at falling rank",
-    "train_truncated(x, z, W, ranks, rate, derivative)",
-    _trainings,
-)
+@problem("3.E5", 5, "train_truncated(x, z, W, ranks, rate, derivative)", _trainings)
 def _train(found, x, z, W, ranks, rate, derivative):
+    """Training with the SVD inside, at falling rank."""
     matrices, gaps = _parts(found, "matrices", "gaps")
     matrices = _array(matrices, len(ranks) + 1, *W.shape)
     gaps = _array(gaps, len(ranks))
     _expect(_close(matrices[0], W), "the first matrix to be W, found another")
     rng = np.random.default_rng(1)
     for t, D in enumerate(ranks):
-        at, factors = f"step {t + 1}, at rank {D}", svd.decompose(matrices[t])
+        at, factors = f"step {t + 1}, of rank {D}", svd.decompose(matrices[t])
         moved = (matrices[t] - matrices[t + 1]) / rate
         U, Vt = factors.U[:, :D], factors.Vt[:D]
         dy = (x @ svd.truncate(factors, D) - z) / len(x)
@@ -464,12 +490,12 @@ def _train(found, x, z, W, ranks, rate, derivative):
             E = rng.normal(size=W.shape)
             if derivative == "tangent":  # a direction in which the truncation can move
                 E = U @ rng.normal(size=(D, W.shape[1])) + rng.normal(size=(len(W), D)) @ Vt
-            _same_slope(np.vdot(moved, E), dy, x @ E, 1e-6, "W", at)
+            _same_slope(np.vdot(moved, E), dy, x @ E, 1e-6, f"G of {at},")
         if derivative == "tangent":
             outside = np.abs(_outside(moved, U, Vt)).max()
             inside = outside <= 1e-8 * np.linalg.norm(moved)
             _expect(inside, f"{at} to stay in the tangent space, found that it leaves it")
         s = svd.decompose(matrices[t + 1]).s
         gap = svd.gap(s, D) / s[D - 1]
-        near = abs(gaps[t] - gap) < 1e-6
-        _expect(near, f"a relative gap of {gap:.4f} after {at}, found {gaps[t]:.4f}")
+        sentence = f"a relative gap of {gap:.4f} after {at}, found {gaps[t]:.4f}"
+        _expect(abs(gaps[t] - gap) < 1e-6, sentence)
