@@ -1,6 +1,8 @@
 """What a network costs: multiply-adds, bytes, latency, the time of a training step."""
 
 import math
+import os
+import platform
 import tempfile
 import time
 from pathlib import Path
@@ -118,6 +120,15 @@ def deployed(model):
         x = np.zeros([1, *(size or 1 for size in source.shape[1:])], source.dtype)
         found["latency, ms"] = 1e3 * float(np.median(seconds({"": lambda: run(x)}, 50)[""]))
     return found
+
+
+def machine():
+    """The processor and the number of its cores, in words, to stand beside what was timed."""
+    names = [platform.processor() or platform.machine()]
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[-1]}, {os.cpu_count()} cores"
 
 
 def training_step(model, x, y, optimizer=None):

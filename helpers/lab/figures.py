@@ -68,6 +68,8 @@ LOOKS = {
     "tangent": _look(PURPLE, ">"),
     "straight-through": _look(VERMILLION, "X"),
     "exact": _look(BLUE, "s", "-."),
+    "biases and output alone": _look(GREY, "P", "--"),
+    "factorized": _look(GREEN, "<", "--"),
     "neurons and ranks": _look(BLUE, "*"),
     "fine-tuned, neurons and ranks": _look(GREEN, "*", ":"),
     "neurons and ranks, random weights": _look(GREY, "*", "-."),
@@ -378,17 +380,15 @@ def singular_values(spectra, D, name, folder=None):
     figure, rows = plt.subplots(*shape, figsize=size, sharey="col", squeeze=False)
     for axes, (derivative, by_layer) in zip(rows, spectra.items(), strict=True):
         for ax, (layer, history) in zip(axes, by_layer.items(), strict=True):
-            s, color = np.array(history)[:, : 2 * D], style(derivative)["color"]
+            s, color = np.array(history), style(derivative)["color"]
             ax.plot(s[:, D:], c=GREY, lw=0.8, label="dropped")
             ax.plot(s[:, :D], c=color, lw=0.8, label=f"kept, {derivative}")
             ax.plot(s[:, D - 1 : D], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
             ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
-            # Around the cut: on an axis of all values it would be a line.
-            middle = min(D - 1, s.shape[1] - 1) // 2
-            ax.set_ylim(0.9 * s[:, -1].min(), 1.15 * s[:, middle].max())
-            ax.set(title=f"{derivative}, {layer}", xlabel="epoch")
+            ax.set(title=f"{derivative}, {layer.replace('_', ' ')}", xlabel="epoch", yscale="log")
+            ax.yaxis.set_major_formatter("{x:g}")
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        axes[0].set_ylabel("singular value")
+            ax.set_ylabel("singular value")
     return _saved(figure, name, folder)
 
 
@@ -409,18 +409,36 @@ def ranks_by_epoch(ranks, D, name, folder=None):
 
 
 @_styled
-def comparison(accuracies, baseline, name, folder=None):
-    """Test accuracy of each method as dots, one a seed: {method: list}."""
+def comparison(measured, seeds, baseline, name, folder=None):
+    """Test accuracies as marks, beside the spread over seeds of the table of results.
+
+    Args:
+        measured: {method: accuracy}, of the run at hand.
+        seeds: {method: accuracies (seeds,)}; a method may be in either.
+        baseline: its accuracy.
+        name, folder: of the file.
+    """
     figure, (ax,) = _panels(1, 4.2)
-    for row, (method, values) in enumerate(accuracies.items()):
-        look = style(method) | {"linestyle": "", "ms": 8, "alpha": 0.8}
-        ax.plot(_errors(values), [row] * len(values), **look)
-        # The means stand in a column of their own, where no dot can be under them.
+    methods = [*dict.fromkeys([*measured, *seeds])]
+    for row, method in enumerate(methods):
+        look, said = style(method), []
+        if method in measured:
+            ax.plot(_errors(measured[method]), row, **look | {"ms": 8})
+            said.append(f"{measured[method]:.2%}")
+        if method in seeds:
+            mean, std = np.mean(seeds[method]), np.std(seeds[method])
+            bar = {"fmt": "|", "ms": 14, "capsize": 4, "color": look["color"]}
+            ax.errorbar(1 - mean, row + 0.25, xerr=std, **bar)
+            said.append(f"({mean:.2%}, {len(seeds[method])} seeds)")
+        # The numbers stand in a column of their own, where no mark can be under them.
         place = {"xycoords": ("axes fraction", "data"), "va": "center"}
-        ax.annotate(f"{np.mean(values):.2%}", (1.02, row), **place)
+        ax.annotate(" ".join(said), (1.02, row), **place)
     ax.axvline(1 - baseline, **LOOKS["baseline"], lw=1, label=f"baseline {baseline:.2%}")
-    ax.set_yticks(np.arange(len(accuracies)), accuracies)
-    ax.set_ylim(len(accuracies) - 0.5, -0.5)
+    ax.plot([], [], **_look(DARK, "o", ""), label="this run")
+    if seeds:
+        ax.errorbar([], [], xerr=[], fmt="|", ms=14, c=DARK, label="results.csv: mean ± std. dev.")
+    ax.set_yticks(np.arange(len(methods)), methods)
+    ax.set_ylim(len(methods) - 0.5, -0.5)
     _accuracy_axis(ax, "x", "test accuracy")
     return _saved(figure, name, folder)
 
