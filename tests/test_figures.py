@@ -102,4 +102,4 @@ def test_singular_values_are_drawn_at_any_rank(D, tmp_path):
     for ax, r in zip(figure.axes, (7, 9), strict=True):
         bold = [line for line in ax.lines if line.get_linewidth() == 2]
         assert len(bold) == (D <= r) + (D < r)
-        assert len(ax.lines) - len(bold) == min(2 * D, r)
+        assert len(ax.lines) - len(bold) == r

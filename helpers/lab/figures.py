@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from .. import PROJECT, svd
 from .files import write_whole
@@ -386,7 +386,8 @@ def singular_values(spectra, D, name, folder=None):
             ax.plot(s[:, D - 1 : D], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
             ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
             ax.set(title=f"{derivative}, {layer.replace('_', ' ')}", xlabel="epoch", yscale="log")
-            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_major_formatter(LogFormatter())
+            ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             ax.set_ylabel("singular value")
     return _saved(figure, name, folder)
