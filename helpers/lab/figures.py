@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .. import PROJECT, svd
 from .files import write_whole
@@ -386,8 +386,8 @@ def singular_values(spectra, D, name, folder=None):
             ax.plot(s[:, D - 1 : D], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
             ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
             ax.set(title=f"{derivative}, {layer.replace('_', ' ')}", xlabel="epoch", yscale="log")
-            ax.yaxis.set_major_formatter(LogFormatter())
-            ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+            ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), major_formatter="{x:g}")
+            ax.minorticks_off()
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             ax.set_ylabel("singular value")
     return _saved(figure, name, folder)
@@ -427,20 +427,22 @@ def comparison(measured, seeds, baseline, name, folder=None):
             ax.plot(_errors(measured[method]), row, **look | {"ms": 8})
             said.append(f"{measured[method]:.2%}")
         if method in seeds:
-            mean, std = np.mean(seeds[method]), np.std(seeds[method])
+            mean, std = np.mean(seeds[method]), np.std(seeds[method], ddof=1)
             bar = {"fmt": "|", "ms": 14, "capsize": 4, "color": look["color"]}
             ax.errorbar(1 - mean, row + 0.25, xerr=std, **bar)
-            said.append(f"({mean:.2%}, {len(seeds[method])} seeds)")
+            said.append(f"({mean:.2%}, {len(seeds[method])})")
         # The numbers stand in a column of their own, where no mark can be under them.
         place = {"xycoords": ("axes fraction", "data"), "va": "center"}
         ax.annotate(" ".join(said), (1.02, row), **place)
     ax.axvline(1 - baseline, **LOOKS["baseline"], lw=1, label=f"baseline {baseline:.2%}")
     ax.plot([], [], **_look(DARK, "o", ""), label="this run")
     if seeds:
-        ax.errorbar([], [], xerr=[], fmt="|", ms=14, c=DARK, label="results.csv: mean ± std. dev.")
+        said = "mean ± std. dev. of other runs (and how many)"
+        ax.errorbar([], [], xerr=[], fmt="|", ms=14, c=DARK, label=said)
     ax.set_yticks(np.arange(len(methods)), methods)
     ax.set_ylim(len(methods) - 0.5, -0.5)
     _accuracy_axis(ax, "x", "test accuracy")
+    ax.tick_params("x", labelsize=9)
     return _saved(figure, name, folder)
 
 

@@ -159,6 +159,16 @@ def by_method(table):
     return found
 
 
+def spread(dataset, epochs):
+    """{method: {D: accuracies (seeds,)}} of the project's own table, where there are several."""
+    table = read(TABLE)
+    table = table[(table["dataset"] == dataset) & (table["epochs"] == epochs)]
+    return {
+        method: {D: found for D, (found, _) in by_rank.items() if len(found) > 1}
+        for method, by_rank in by_method(table).items()
+    }
+
+
 def _by_seed(table):
     """One row for each method, D and seed, with its parameters.
 
