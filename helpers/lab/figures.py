@@ -115,7 +115,6 @@ def curves(
     xscale="linear",
     kept=None,
     baseline=None,
-    span=None,
 ):
     """Accuracies of several methods as curves, on an axis that is logarithmic in the error.
 
@@ -127,13 +126,10 @@ def curves(
         xscale: "linear", or "log" with the values of x as ticks.
         kept: share of the parameters at each x, written below the ticks of a logarithmic axis.
         baseline: its accuracy, as a dashed line.
-        span: the largest error shown, in multiples of the smallest; without it all are shown.
     """
     figure, (ax,) = _panels(1, 5)
     _draw(ax, x, by_method, xscale, kept, baseline)
     _accuracy_axis(ax, "y", ylabel)
-    if span is not None:
-        ax.set_ylim(bottom=span * min(np.min(_errors(values)) for values in by_method.values()))
     ax.set_xlabel(xlabel)
     return _saved(figure, name, folder)
 
