@@ -79,8 +79,9 @@ def doubled(x, W, *_):
     return 2 * x @ W
 
 
-def fed(**dropped):
-    return {"dropped": dropped.get}
+def fed(tangent, straight_through):
+    dropped = {"tangent": tangent, "straight-through": straight_through}
+    return {"dropped": dropped.get, "spectra": dropped}
 
 
 def ahead(ranks, both):
@@ -219,8 +220,8 @@ CHECKS = {
         {"errors": ERRORS | {"straight_through": [[2.0, 0.5], [1.0, 0.05]]}},
     ),
     "3.3": (
-        fed(**{"tangent": [0.98, 1.0], "straight-through": [1.07, 1.0]}),
-        fed(**{"tangent": [0.98, 1.01], "straight-through": [1.02, 1.0]}),
+        fed([0.98, 1.0], [1.07, 1.0]),
+        fed([0.98, 1.01], [1.02, 1.0]),
     ),
     "3.4": (
         {**CONTROL, "tested": ENDS},
