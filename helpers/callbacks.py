@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from . import compress, svd
+from . import compress, model, svd
 from .backend import keras
 from .compress import moments
 
@@ -15,19 +15,21 @@ class Refresh(keras.callbacks.Callback):
 
     Args:
         values: how many leading singular values to record of each layer; all by default.
+        validation: (x, y), to measure the accuracy on with the fresh factors.
 
     Attributes:
         spectra: {layer name: list of singular values (values,), before training and after each
             epoch}.
+        accuracies: list of float, likewise; empty without validation.
     """
 
-    def __init__(self, values=None):
+    def __init__(self, values=None, validation=None):
         super().__init__()
-        self.values = values
+        self.values, self.validation = values, validation
 
     def on_train_begin(self, logs=None):
         self.layers = compress.dynamic_layers(self.model)
-        self.spectra = {name: [] for name in self.layers}
+        self.spectra, self.accuracies = {name: [] for name in self.layers}, []
         self.on_epoch_end(-1)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -36,6 +38,8 @@ class Refresh(keras.callbacks.Callback):
             fresh = layer.fresh_svd(self.values and max(self.values, layer.D))
             layer.refresh(fresh)
             self.spectra[name].append(fresh.s[: self.values])
+        if self.validation:
+            self.accuracies.append(model.accuracy(self.model, *self.validation))
 
 
 class Shrink(keras.callbacks.Callback):
@@ -119,8 +123,8 @@ def weigh(factors, C, Gamma):
         worthᵢ = σᵢ² (uᵢᵀ C uᵢ) (vᵢᵀ Γ vᵢ)
 
     is twice the second-order change of the loss, ½ tr(Γ ΔWᵀ C ΔW), for ΔW = −σᵢ uᵢ vᵢᵀ: what the
-    two-sided SVD measures, in the layer's own singular directions. A value is kept only with all
-    before it: where the worth rises from one to the next, they share their mean.
+    two-sided SVD measures, in the layer's own singular directions. Values are dropped from the end
+    alone: where a later one is worth more than an earlier one, both get their mean.
 
     Args:
         factors: helpers.svd.SVD, of rank D.

@@ -171,7 +171,7 @@ class DynamicDense(keras.layers.Dense):
             return X
         U, _, Vt = self._leading()
         UtX, XV = tf.matmul(U, X, transpose_a=True), tf.matmul(X, Vt, transpose_b=True)
-        return _in_tangent_space(UtX, XV, U, Vt)
+        return in_tangent_space(UtX, XV, U, Vt)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -269,19 +269,18 @@ def tangent(x, dy, W, U, s, Vt):
     """f'(W)[G] = UUᵀG + GVVᵀ − UUᵀGVVᵀ, the projection onto the tangent space.
 
     The tangent space of the rank-D matrices at f(W): the directions in which f(W) can move and
-    keep its rank. G = xᵀdy is not formed, only UᵀG and GV; with M = UᵀGV
-
-        f'(W)[G] = U (UᵀG − M Vᵀ) + (GV) Vᵀ,   one product of 2D columns.
+    keep its rank. G = xᵀdy is not formed.
     """
-    return _in_tangent_space(*_projections(x, dy, U, Vt), U, Vt)
+    return in_tangent_space(*projections(x, dy, U, Vt), U, Vt)
 
 
-def _in_tangent_space(UtG, GV, U, Vt):
+def in_tangent_space(UtG, GV, U, Vt):
+    """UUᵀG + GVVᵀ − UUᵀGVVᵀ = U (UᵀG − M Vᵀ) + (GV) Vᵀ with M = UᵀGV: one product of 2D columns."""
     M = tf.matmul(U, GV, transpose_a=True)
     return tf.concat([U, GV], axis=1) @ tf.concat([UtG - M @ Vt, Vt], axis=0)
 
 
-def _projections(x, dy, U, Vt):
+def projections(x, dy, U, Vt):
     """UᵀG = (xU)ᵀ dy (D, n_out) and GV = xᵀ (dy V) (n_in, D) of G = xᵀdy."""
     UtG = tf.matmul(x @ U, dy, transpose_a=True)
     GV = tf.matmul(x, tf.matmul(dy, Vt, transpose_b=True), transpose_a=True)
@@ -302,7 +301,7 @@ def exact(x, dy, W, U, s, Vt):
     finite a column stops before a direction in which σᵢ² − σⱼ² < 1e-3 σᵢ², and singular values
     below the square root of the precision, relative to σ₁, count as 0.
     """
-    UtG, GV = _projections(x, dy, U, Vt)
+    UtG, GV = projections(x, dy, U, Vt)
     M = tf.matmul(U, GV, transpose_a=True)
     A, B = GV - U @ M, UtG - M @ Vt
 

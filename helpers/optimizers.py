@@ -2,8 +2,6 @@
 
 from types import MappingProxyType
 
-import numpy as np
-
 from .backend import keras, tf
 
 
@@ -58,17 +56,3 @@ class TangentSGD(keras.optimizers.Optimizer):
 
     def get_config(self):
         return super().get_config() | {"momentum": self.momentum}
-
-
-def outside(step, factors):
-    """The share of a step ΔW that lies outside the tangent space at U, V: a float from 0 to 1.
-
-        ‖(I − UUᵀ) ΔW (I − VVᵀ)‖ / ‖ΔW‖
-
-    Args:
-        step: ΔW, array (n_in, n_out), not 0.
-        factors: helpers.svd.SVD, of which U (n_in, D) and Vt (D, n_out) are used.
-    """
-    U, _, Vt = factors
-    rest = step - U @ (U.T @ step)
-    return float(np.linalg.norm(rest - rest @ Vt.T @ Vt) / np.linalg.norm(step))

@@ -140,8 +140,9 @@ def test_ranks_stay_where_nothing_can_shrink(small, digits, measured, built):
 
 @pytest.mark.parametrize("values", [None, 3, 6])
 def test_refresh_records_spectra_and_sets_fresh_factors(small, values):
-    network, refresh = compress.dynamic(small, 4), callbacks.Refresh(values)
-    expected = {name: [] for name in SHAPES}
+    digits = np.ones((5, 784), "float32"), np.arange(5)
+    network, refresh = compress.dynamic(small, 4), callbacks.Refresh(values, digits)
+    expected, accuracies = {name: [] for name in SHAPES}, []
     for epoch in (-1, 0):  # before training, and after the first epoch
         begun(network, refresh) if epoch < 0 else refresh.on_epoch_end(epoch)
         for name, layer in compress.dynamic_layers(network).items():
@@ -151,6 +152,8 @@ def test_refresh_records_spectra_and_sets_fresh_factors(small, values):
             np.testing.assert_allclose(W_D, svd.truncate(fresh, 4), atol=1e-4)
             np.testing.assert_allclose(refresh.spectra[name], expected[name], rtol=1e-4)
             layer.kernel.assign(0.5 * layer.kernel + 0.01)
+        accuracies.append(model.accuracy(network, *digits))  # the factors are those of before
+    assert refresh.accuracies == accuracies
 
 
 def test_refresh_of_a_network_without_dynamic_layers_is_empty(small):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .. import PROJECT, svd
 from .files import write_whole
@@ -65,6 +65,7 @@ LOOKS = {
     "straight-through": _look(VERMILLION, "X"),
     "exact": _look(BLUE, "s", "-."),
     "biases and output alone": _look(GREY, "P", "--"),
+    "factorized": _look(GREEN, "<", "--"),
     "neurons and ranks": _look(BLUE, "*"),
     "fine-tuned, neurons and ranks": _look(GREEN, "*", ":"),
     "neurons and ranks, random weights": _look(GREY, "*", "-."),
@@ -104,7 +105,6 @@ def curves(
     xscale="linear",
     kept=None,
     baseline=None,
-    span=None,
     seeds=None,
 ):
     """Accuracies of several methods as curves, on an axis that is logarithmic in the error.
@@ -117,7 +117,6 @@ def curves(
         xscale: "linear", or "log" with the values of x as ticks.
         kept: share of the parameters at each x, written below the ticks of a logarithmic axis.
         baseline: its accuracy, as a dashed line.
-        span: the largest error shown, in multiples of the smallest; without it all are shown.
         seeds: {method: {x: accuracies of other seeds}}, drawn as mean ± standard deviation.
     """
     figure, (ax,) = _panels(1, 5)
@@ -128,8 +127,6 @@ def curves(
             error = float(_errors(np.mean(accuracies)))
             ax.errorbar(at, error, np.std(accuracies, ddof=1), fmt="none", **bar)
     _accuracy_axis(ax, "y", ylabel)
-    if span is not None:
-        ax.set_ylim(bottom=span * min(np.min(_errors(values)) for values in by_method.values()))
     ax.set_xlabel(xlabel)
     return _saved(figure, name, folder)
 
@@ -443,17 +440,16 @@ def singular_values(spectra, D, name, folder=None):
     figure, rows = plt.subplots(*shape, figsize=size, sharey="col", squeeze=False)
     for axes, (derivative, by_layer) in zip(rows, spectra.items(), strict=True):
         for ax, (layer, history) in zip(axes, by_layer.items(), strict=True):
-            s, color = np.array(history)[:, : 2 * D], style(derivative)["color"]
+            s, color = np.array(history), style(derivative)["color"]
             ax.plot(s[:, D:], c=GREY, lw=0.8, label="dropped")
             ax.plot(s[:, :D], c=color, lw=0.8, label=f"kept, {derivative}")
             ax.plot(s[:, D - 1 : D], c="k", lw=2, label=f"$σ_{{{D}}}$, the last one kept")
             ax.plot(s[:, D : D + 1], "k:", lw=2, label=f"$σ_{{{D + 1}}}$, the first one dropped")
-            # Around the cut: on an axis of all values it would be a line.
-            middle = min(D - 1, s.shape[1] - 1) // 2
-            ax.set_ylim(0.9 * s[:, -1].min(), 1.15 * s[:, middle].max())
-            ax.set(title=f"{derivative}, {layer}", xlabel="epoch")
+            ax.set(title=f"{derivative}, {layer.replace('_', ' ')}", xlabel="epoch", yscale="log")
+            ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), major_formatter="{x:g}")
+            ax.minorticks_off()
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        axes[0].set_ylabel("singular value")
+            ax.set_ylabel("singular value")
     return _saved(figure, name, folder)
 
 
@@ -474,19 +470,39 @@ def ranks_by_epoch(ranks, D, name, folder=None):
 
 
 @_styled
-def comparison(accuracies, baseline, name, folder=None):
-    """Test accuracy of each method as dots, one a seed: {method: list}."""
+def comparison(measured, seeds, baseline, name, folder=None):
+    """Test accuracies as marks, beside the spread over seeds of the table of results.
+
+    Args:
+        measured: {method: accuracy}, of the run at hand.
+        seeds: {method: accuracies (seeds,)}; a method may be in either.
+        baseline: its accuracy.
+        name, folder: of the file.
+    """
     figure, (ax,) = _panels(1, 4.2)
-    for row, (method, values) in enumerate(accuracies.items()):
-        look = style(method) | {"linestyle": "", "ms": 8, "alpha": 0.8}
-        ax.plot(_errors(values), [row] * len(values), **look)
-        # The means stand in a column of their own, where no dot can be under them.
+    methods = [*dict.fromkeys([*measured, *seeds])]
+    for row, method in enumerate(methods):
+        look, said = style(method), []
+        if method in measured:
+            ax.plot(_errors(measured[method]), row, **look | {"ms": 8})
+            said.append(f"{measured[method]:.2%}")
+        if method in seeds:
+            mean, std = np.mean(seeds[method]), np.std(seeds[method], ddof=1)
+            bar = {"fmt": "|", "ms": 14, "capsize": 4, "color": look["color"]}
+            ax.errorbar(1 - mean, row + 0.25, xerr=std, **bar)
+            said.append(f"({mean:.2%}, {len(seeds[method])})")
+        # The numbers stand in a column of their own, where no mark can be under them.
         place = {"xycoords": ("axes fraction", "data"), "va": "center"}
-        ax.annotate(f"{np.mean(values):.2%}", (1.02, row), **place)
+        ax.annotate(" ".join(said), (1.02, row), **place)
     ax.axvline(1 - baseline, **LOOKS["baseline"], lw=1, label=f"baseline {baseline:.2%}")
-    ax.set_yticks(np.arange(len(accuracies)), accuracies)
-    ax.set_ylim(len(accuracies) - 0.5, -0.5)
+    ax.plot([], [], **_look(DARK, "o", ""), label="this run")
+    if seeds:
+        said = "mean ± std. dev. of other runs (and how many)"
+        ax.errorbar([], [], xerr=[], fmt="|", ms=14, c=DARK, label=said)
+    ax.set_yticks(np.arange(len(methods)), methods)
+    ax.set_ylim(len(methods) - 0.5, -0.5)
     _accuracy_axis(ax, "x", "test accuracy")
+    ax.tick_params("x", labelsize=9)
     return _saved(figure, name, folder)
 
 

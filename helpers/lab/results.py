@@ -48,7 +48,12 @@ CONTROLS = {
     "neurons_by_norm": "neurons by norm, equal widths",
     "random_neurons": "random neurons, equal widths",
 }
-DERIVATIVES = {"straight_through": "straight-through", "tangent": "tangent", "exact": "exact"}
+DERIVATIVES = {
+    "biases_and_output": "biases and output alone",
+    "straight_through": "straight-through",
+    "tangent": "tangent",
+    "exact": "exact",
+}
 # Claims rest on these differences: the first less the second, seed by seed.
 PAIRS = {
     ("cut", "shared"): "neurons and ranks − layer by layer, shared ranks",
