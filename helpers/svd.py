@@ -169,7 +169,7 @@ def _leading(M, D):
         return U[:, :D], s[:D], Vt[:D]
     start = np.random.default_rng(0).normal(size=min(M.shape))  # the same for the same M
     U, s, Vt = svds(M, k=D, v0=start)
-    return U[:, ::-1], s[::-1], Vt[::-1]
+    return _backwards(U), s[::-1], _backwards(Vt.T).T
 
 
 def _by_squares(M, D):
@@ -180,8 +180,13 @@ def _by_squares(M, D):
         return Ut.T, s, V.T
     squares, V = eigh(M.T @ M, subset_by_index=[n - D, n - 1])
     s = np.sqrt(np.maximum(squares, 0))[::-1]
-    V = V[:, ::-1]
+    V = _backwards(V)
     return M @ V / np.maximum(s, 1e-30), s, V.T
+
+
+def _backwards(V):
+    """The columns in reverse, copied: products of a view that runs backwards bypass BLAS."""
+    return np.ascontiguousarray(V[:, ::-1])
 
 
 def root(side, M, n):
