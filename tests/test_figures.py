@@ -78,6 +78,17 @@ def test_curves_are_errors_at_their_x_with_the_kept_below(tmp_path):
     assert ax.get_ylim()[0] == pytest.approx(0.06)  # at the bottom, three times the least error
 
 
+def test_error_bars_stand_at_their_x_and_do_not_stretch_the_axis(tmp_path):
+    seeds = {"plain": {5: [0.2, 0.4], 20: [0.96, 0.98]}}
+    bare, barred = (
+        figures.curves(**DATA, seeds=bars, name="picture", folder=tmp_path).axes[0]
+        for bars in (None, seeds)
+    )
+    assert barred.get_xlim() == bare.get_xlim()
+    ends = [bar.get_segments()[0][:, 1] for bar in barred.collections]
+    assert np.allclose(np.mean(ends, axis=1), [0.7, 0.03])
+
+
 @pytest.mark.parametrize(
     ("worst", "best"), [(0.1, 0.3), (0.15, 0.9937), (0.96, 0.99), (0.9, 1), (1, 1)]
 )

@@ -27,7 +27,6 @@ STYLE = {
     "font.size": 11,
     "axes.titlesize": 11,
     "lines.markersize": 5.5,
-    "hatch.linewidth": 1.5,
     "legend.frameon": False,
 }
 _styled = plt.rc_context(STYLE)  # as a decorator: the style holds inside the function
@@ -69,17 +68,11 @@ LOOKS = {
     "neurons and ranks": _look(BLUE, "*"),
     "fine-tuned, neurons and ranks": _look(GREEN, "*", ":"),
     "neurons and ranks, random weights": _look(GREY, "*", "-."),
-    "equal ranks": _look(GREY, "^", ":"),
-    "shared ranks": _look(VERMILLION, "^", "--"),
-    "neurons": _look(BLUE, "d"),
-    "random neurons": _look(GREY, "d", "--"),
-    "directions": _look(DARK, "<"),
 }
 UNKNOWN = _look(BLACK, "+", ":")
 HOLLOW = {"markerfacecolor": "white"}
 LAYERS = [_look(BLUE, "o"), _look(ORANGE, "s"), _look(GREEN, "D")]
 LAYERS += [_look(VERMILLION, "^"), _look(PURPLE, "v")]
-HATCHES = "", "///", "...", "xxx"  # of bars, which have no marker
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 ACCURACIES = 0, 0.5, 0.8, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998
 ACCURACIES += 0.999, 0.9995, 0.9998, 0.9999
@@ -153,40 +146,34 @@ def digits(images, labels, name, folder=None):
 
 
 @_styled
-def matrices(W, W_D, D, name, folder=None):
-    """A matrix, its truncation and the difference side by side, one scale of colours.
-
-    Rows and columns are sorted by the leading singular vectors of W_D, so that what is regular
-    shows; every sixteenth row and column is drawn.
-    """
-    figure, axes = _panels(3, 3.2)
-    U, _, Vt = np.linalg.svd(W_D, full_matrices=False)
-    shown = np.ix_(np.argsort(U[:, 0])[::16], np.argsort(Vt[0])[::16])
-    top = np.quantile(np.abs(W[shown]), 0.995)
-    titles = "W", f"$W_D$, D = {D}", "W − $W_D$"
-    for ax, matrix, title in zip(axes, (W, W_D, W - W_D), titles, strict=True):
-        image = ax.imshow(matrix[shown], "PuOr", vmin=-top, vmax=top, interpolation="nearest")
-        ax.set_title(title)
-        ax.axis("off")
-    figure.colorbar(image, ax=axes, shrink=0.8)
+def terms(W, shown, name, folder=None):
+    """Terms σᵢ uᵢ vᵢᵀ of a matrix, and below each the sum of all terms up to it."""
+    figure, axes = plt.subplots(2, len(shown), figsize=(8, 3.6))
+    factors, top = svd.decompose(W), np.abs(W).max()
+    U, s, Vt = factors
+    for (above, below), i in zip(axes.T, shown, strict=True):
+        term = s[i - 1] * np.outer(U[:, i - 1], Vt[i - 1])
+        for ax, matrix in ((above, term), (below, svd.truncate(factors, i))):
+            ax.imshow(matrix, "PuOr", vmin=-top, vmax=top)
+            ax.axis("off")
+        above.set_title(f"$σ_{{{i}}}$ = {s[i - 1]:.2f}")
+        below.set_title(f"D = {i}: {svd.energy(s, i):.0%}")
     return _saved(figure, name, folder)
 
 
 @_styled
-def directions(rows, name, folder=None):
-    """Vectors (784,) as images of 28 × 28, a row each: {name: array (784, columns)}.
+def plane(panels, name, folder=None):
+    """Points of the plane, and where a cut moves them: {title: (uncut (n, 2), cut (n, 2))}.
 
-    The sign of a singular vector is free: here its largest entry is positive.
+    Below the title stands the root of the mean squared distance.
     """
-    columns = min(vectors.shape[1] for vectors in rows.values())
-    figure, axes = plt.subplots(len(rows), columns, figsize=(8, 1.1 * len(rows)), squeeze=False)
-    for line, (row, vectors) in zip(axes, rows.items(), strict=True):
-        for ax, vector in zip(line, vectors.T, strict=False):
-            largest = vector[np.abs(vector).argmax()]
-            ax.imshow((vector / largest).reshape(28, 28), cmap="PuOr", vmin=-1, vmax=1)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-        line[0].set_ylabel(row, rotation=0, ha="right", va="center")
+    figure, axes = _panels(len(panels), 3.6, sharex=True)
+    for ax, (title, (uncut, cut)) in zip(axes, panels.items(), strict=True):
+        ax.plot(*np.stack([uncut, cut]).transpose(2, 0, 1), c="0.8", lw=1, zorder=1)
+        ax.plot(*uncut.T, "o", ms=6, c=DARK, mfc="none", label="as it should be")
+        ax.plot(*cut.T, "D", ms=3, c=VERMILLION, label="after the cut")
+        error = np.sqrt(np.mean(np.sum((uncut - cut) ** 2, axis=1)))
+        ax.set(title=f"{title}\nerror {error:.2f}", aspect="equal")
     return _saved(figure, name, folder)
 
 
@@ -212,25 +199,27 @@ def loss_rise(by_layer, name, folder=None):
 
 @_styled
 def noise_and_signal(panels, shape, name, folder=None):
-    """Histograms of one kernel's singular values against the Marchenko–Pastur law.
+    """Histograms of one kernel's singular values against the Marchenko–Pastur law, on one axis.
 
     Args:
         panels: {title: (singular values (r,), standard deviation of the noise)}.
         shape: (n_in, n_out) of the kernel.
         name, folder: of the file.
     """
-    figure, axes = _panels(len(panels), 3.6, sharex=True, sharey=False)
+    figure, axes = plt.subplots(len(panels), figsize=(8, 2.2 * len(panels)), sharex=True)
+    bins = np.linspace(0, max(s.max() for s, _ in panels.values()), 150)
     for ax, (title, (s, std)) in zip(axes, panels.items(), strict=True):
         edge = svd.noise_edge(shape, std)
         sigma = np.linspace(edge / 500, edge, 500)
         beyond = s[s > edge]
-        ax.hist(s, bins=80, density=True, color=SKY, label="singular values")
+        ax.hist(s, bins, density=True, color=SKY, label="singular values")
         ax.plot(sigma, svd.noise_density(sigma, shape, std), "k", lw=1.5, label="noise alone")
         ax.axvline(edge, color="k", ls=":", label="edge of the noise")
-        marks = {"ls": "", "marker": "|", "ms": 14, "c": VERMILLION}
-        ax.plot(beyond, np.zeros(len(beyond)), **marks, label="beyond the edge")
-        ax.set(xlabel="singular value σ", title=f"{title},\nedge at {edge:.2f}")
-    axes[0].set_ylabel("density")
+        # A rug: the bar of one value among a thousand would not be seen.
+        rug = {"color": VERMILLION, "lw": 1.5, "transform": ax.get_xaxis_transform()}
+        ax.vlines(beyond, 0, 0.4, **rug, label="beyond the edge")
+        ax.set(title=f"{title}: edge at {edge:.2f}, {len(beyond)} beyond", ylabel="density")
+    axes[-1].set_xlabel("singular value σ")
     return _saved(figure, name, folder, columns=4)
 
 
@@ -269,28 +258,61 @@ def error_by_rank(ranks, measured, s, name, folder=None):
 
 
 @_styled
-def shared_budget(by_rule, budgets, by_method, baseline, name, folder=None):
-    """How rules share one budget of parameters among the layers, and the accuracy that keeps.
+def shapes(networks, name, folder=None):
+    """Networks drawn to scale: a bar is a layer's neurons, a band a matrix, its waist the rank.
 
     Args:
-        by_rule: {rule: {layer: rank}}.
-        budgets: values of D (n,), each the budget of rank D in every layer.
-        by_method: {method: accuracies (n,)}.
-        baseline: its accuracy.
+        networks: {title: (widths (layers + 1,), ranks (layers,), None of a whole matrix)}.
         name, folder: of the file.
     """
-    figure, (left, right) = _panels(2, 5.5, sharey=False)
-    layers, width = list(next(iter(by_rule.values()))), 0.8 / len(by_rule)
-    for k, (rule, ranks) in enumerate(by_rule.items()):
-        place = np.arange(len(layers)) + (k - (len(by_rule) - 1) / 2) * width
-        look = {"color": style(rule)["color"], "hatch": HATCHES[k], "edgecolor": "white"}
-        left.bar(place, [ranks[layer] for layer in layers], width, **look, label=rule)
-    left.set_xticks(np.arange(len(layers)), layers, rotation=45)
-    left.grid(axis="x", visible=False)
-    left.set(ylabel="rank", title="Ranks of one budget")
-    _draw(right, budgets, by_method, "log", None, baseline)
-    _accuracy_axis(right, "y", "test accuracy")
-    right.set(xlabel="budget, as D in every layer", title="What it keeps")
+    figure, axes = _panels(len(networks), 3.6)
+    for ax, (title, (widths, ranks)) in zip(axes, networks.items(), strict=True):
+        for x, rank in enumerate(ranks):
+            ends = widths[x], widths[x + 1]
+            waist = sum(ends) / 2 if rank is None else rank
+            half = np.array([ends[0], waist, ends[1]]) / 2
+            ax.fill_between([x, x + 0.5, x + 1], -half, half, color=SKY, alpha=0.4, lw=0)
+        above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+        bars = ax.bar(np.arange(len(widths)), widths, 0.16, -np.divide(widths, 2), color=BLUE)
+        for bar, width in zip(bars, widths, strict=True):
+            ax.annotate(width, (bar.get_center()[0], width / 2), **above)
+        ax.set(title=title, xticks=[], yticks=[], ymargin=0.1)
+        ax.spines[:].set_visible(False)
+    return _saved(figure, name, folder)
+
+
+@_styled
+def misread(images, labels, read, name, folder=None):
+    """The first ten digits that each network misreads, {network: its answers (n,)}, a row each."""
+    figure, axes = plt.subplots(len(read), 10, figsize=(8, len(read)))
+    for line, (network, answers) in zip(axes, read.items(), strict=True):
+        wrong = np.flatnonzero(answers != labels)
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        for ax, i in zip(line, wrong, strict=False):
+            ax.imshow(images[i].reshape(28, 28), cmap="gray_r")
+            ax.set_title(f"{labels[i]}, not {answers[i]}", fontsize=8)
+        label = f"{network}\n{len(wrong):,} of {len(labels):,}"
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    return _saved(figure, name, folder)
+
+
+@_styled
+def confusion(labels, read, name, folder=None):
+    """The share of each digit that is read as each, in %, {network: its answers (n,)}."""
+    figure, axes = _panels(len(read), 4.6)
+    for ax, (network, answers) in zip(axes, read.items(), strict=True):
+        counts = np.zeros((10, 10))
+        np.add.at(counts, (labels, answers), 1)
+        percent = 100 * counts / counts.sum(axis=1, keepdims=True)
+        ax.imshow(percent, "Blues", vmin=0, vmax=100)
+        for i, j in np.argwhere(percent >= 0.5):
+            color = "white" if percent[i, j] > 50 else "black"
+            ax.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center", c=color, fontsize=8)
+        ax.set(title=network, xlabel="read as", xticks=range(10), yticks=range(10))
+        ax.grid(visible=False)
+    axes[0].set_ylabel("digit")
     return _saved(figure, name, folder)
 
 

@@ -121,7 +121,7 @@ def _rounded(values):
 
 
 def _colours(matrix, top):
-    """A matrix as a picture: orange at −top, white at 0, purple at top, as in figures.matrices."""
+    """A matrix as a picture: orange at −top, white at 0, purple at top."""
     colours = plt.get_cmap("PuOr", LEVELS)
     index = np.floor(LEVELS * (matrix / top + 1) / 2).clip(0, LEVELS - 1)
     picture = Image.fromarray(index.astype(np.uint8))
