@@ -5,7 +5,7 @@ $SVD_FIGURES, else figures/), and returns it: a notebook cell that ends with the
 """
 
 import os
-from itertools import cycle, pairwise
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -324,36 +324,6 @@ def factors(pairs, name, folder=None):
         ax.set(title=layer, xlabel="index i")
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes[0].set(ylabel="singular value $σ_i$", ylim=(0, None))
-    return _saved(figure, name, folder)
-
-
-@_styled
-def one_becomes_two(n_in, n_out, D, name, folder=None):
-    """A layer and its two factors, to scale: bars are units, bands join them, areas are weights."""
-    figure, rows = plt.subplots(2, 2, figsize=(8, 6.2), sharex="row", sharey="row")
-    sketches = {"one layer": [n_in, n_out], f"two layers, D = {D}": [n_in, D, n_out]}
-    high, gap = max(n_in, n_out), 0.7 * max(n_in, n_out)
-    for (above, below), (title, units), names in zip(
-        rows.T, sketches.items(), (["$W$"], ["$U_D$", "$V_D^⊤$"]), strict=True
-    ):
-        place = np.linspace(0, 2 * gap, len(units))
-        ends = np.array(units) / 2
-        above.fill_between(place, -ends, ends, color=SKY, alpha=0.4, lw=0)
-        above.bar(place, units, 0.05 * high, -ends, color=BLUE)
-        for x, n in zip(place, units, strict=True):
-            above.text(x, n / 2 + 0.03 * high, f"{n:,}", ha="center", va="bottom")
-        left, shapes = 0, [*pairwise(units)]
-        for matrix, (rows_of, columns) in zip(names, shapes, strict=True):
-            below.add_patch(plt.Rectangle((left, high - rows_of), columns, rows_of, color=BLUE))
-            said = f"{matrix}: {rows_of:,} × {columns:,}\n= {rows_of * columns:,}"
-            below.text(left, high - rows_of - 0.05 * high, said, va="top")
-            left += columns + 0.4 * high
-        total = sum(a * b for a, b in shapes)
-        above.set_title(f"{title}\n{total:,} weights")
-    for ax in rows.flat:
-        ax.set(xticks=[], yticks=[], aspect="equal")
-        ax.spines[:].set_visible(False)
-        ax.margins(0.02, 0.12)
     return _saved(figure, name, folder)
 
 
