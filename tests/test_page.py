@@ -227,7 +227,7 @@ def shows(browser):
 
 
 def expected(measured, method, i):
-    """The same, from the data; the count of those misread begins its sentence."""
+    """The same, from the data."""
     cuts = [cuts[i] for cuts in measured["methods"].values()]
     cut, accuracies = cuts[method], [f"{100 * c['accuracy']:.2f}\N{NO-BREAK SPACE}%" for c in cuts]
     said = "; ".join(f"{name} {a}" for name, a in zip(measured["methods"], accuracies, strict=True))
@@ -250,6 +250,8 @@ def test_keys_move_the_slider_and_choose_the_method(opened, browser):
         for i in range(last + 1):
             found = shows(browser)
             assert expected(measured, method, i).items() <= found.items()
+            misread = measured["methods"][page.METHODS[method]][i]["misread"]
+            assert found["misread"].startswith((f"{misread:,} test", "One test", "No test"))
             press(slider, "ARROW_RIGHT")
         for row, cuts in zip(found["numbers"][1:], measured["methods"].values(), strict=False):
             cut = cuts[last]
