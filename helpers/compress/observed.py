@@ -90,7 +90,7 @@ class Observed:
 
     def _choose(self, link):
         """A layer's neurons, by what the layer that they feed makes of them."""
-        view, (C, Gamma, mean) = self._views[link.consumer], self._seen[link.consumer]
+        view, (C, Gamma, mean, _) = self._views[link.consumer], self._seen[link.consumer]
         A = C - np.outer(mean, mean) if view.centred else C  # a bias takes up a mean
         B, R = A @ view.matrix(), svd.root("Gamma", Gamma, view.shape[1])
         blocks = link.columns(len(A))
