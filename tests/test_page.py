@@ -1,5 +1,6 @@
 import base64
 import io
+import itertools
 import json
 import re
 import shutil
@@ -33,7 +34,7 @@ def network(few):
 
 @pytest.fixture(scope="module")
 def measured(network, few):
-    return page.measure(network, small(), few, [3, 1]) | {"epochs": 15, "seed": 0}
+    return page.measure(network, small(), few, [3, 1], tuned=1) | {"epochs": 15, "seed": 0}
 
 
 def data_of(path):
@@ -47,25 +48,27 @@ def pixels(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"), float)
 
 
-def test_a_cut_is_what_compress_makes(measured, network, few):
-    plain, seen = compress.decompose(network), compress.observe(network, few.x_train, page.LOSS)
-    assert measured["D"] == [1, 3, 32]
-    ranks = {page.PLAIN: dict.fromkeys(plain, 3), page.BEST: compress.shared_ranks(seen.svds, 3)}
-    cuts = {page.PLAIN: compress.factorize(network, 3)}
-    cuts[page.BEST] = seen.layer_by_layer(ranks[page.BEST])
-    for method, cut in cuts.items():
-        found = measured["methods"][method][1]
-        assert found["ranks"] == [*ranks[method].values()]
-        assert found["parameters"] == compress.kept_parameters(network, ranks[method])
-        assert len(found["s"]) == found["ranks"][0]
-        U, Vt = (part.get_weights()[0] for part in cut.layers[:2])
-        assert found["accuracy"] == pytest.approx(model.accuracy(cut, *few.test), abs=2e-3)
-        assert np.allclose(found["s"], svd.decompose(U @ Vt).s[: len(found["s"])], rtol=1e-3)
+def test_cuts_are_what_compress_and_fine_tuning_make(measured, network, few):
+    plain = compress.factorize(network, 3)
+    found = compress.observe(network, few.x_train, page.LOSS).cut(parameters=plain.count_params())
+    tuned, _ = model.fine_tune(found.network, few, epochs=1, seed=0)
+    assert measured["D"] == [1, 3]
+    uncut = {"parameters": network.count_params(), "widths": [784, 32, 32, 32, 10]}
+    assert (uncut | {"ranks": [None] * 4}).items() <= measured["uncut"].items()
+    for made, cuts in zip([plain, found.network, tuned], measured["methods"].values(), strict=True):
+        assert cuts[1]["accuracy"] == pytest.approx(model.accuracy(made, *few.test), abs=2e-3)
+        assert cuts[1]["parameters"] == made.count_params() <= plain.count_params()
+    (_, plain), *others = measured["methods"].values()
+    assert (plain["widths"], plain["ranks"]) == ([784, 32, 32, 32, 10], [3, 3, 3, None])
+    names = ["hidden_1", "hidden_2", "hidden_3"]
+    for _, cut in others:
+        assert cut["widths"] == [784, *(found.widths[name] for name in names), 10]
+        assert cut["ranks"] == [found.ranks.get(name) for name in [*names, "output"]]
 
 
 def test_misread_digits_are_read_right_by_the_uncut_network(measured, network, few):
     right = model.logits(network, few.x_test).argmax(axis=1) == few.y_test
-    for D, found in zip([1, 3], measured["methods"][page.PLAIN], strict=False):
+    for D, found in zip([1, 3], measured["methods"][page.PLAIN], strict=True):
         read = model.logits(compress.truncate(network, D), few.x_test).argmax(axis=1)
         worse = [i for i in range(len(read)) if right[i] and read[i] != few.y_test[i]]
         assert found["misread"] == len(worse) > 0
@@ -75,31 +78,33 @@ def test_misread_digits_are_read_right_by_the_uncut_network(measured, network, f
             assert np.allclose(ink, 255 * few.x_test[i].reshape(28, 28), atol=1)
 
 
-def test_all_singular_values_kept_is_the_uncut_network(measured, network, few):
-    for cuts in measured["methods"].values():
-        last, accuracy = cuts[-1], model.accuracy(network, *few.test)
-        assert (last["accuracy"], last["parameters"]) == (accuracy, network.count_params())
-        assert (last["misread"], last["digits"], last["W_D"]) == (0, [], measured["W"])
-
-
-def test_pictures_are_orange_below_zero_and_purple_above(measured, network):
-    """Every second of the 32 columns, four in a row; beyond the scale, the colour of its end."""
+def test_pictures_are_orange_below_zero_and_purple_above(measured, network, few):
+    """Nine columns, three in a row; beyond the scale, the colour of its end."""
     W, top = network.get_layer("hidden_1").get_weights()[0], measured["top"]
+    seen = compress.observe(network, few.x_train, page.LOSS)
     picture, scale = pixels(measured["W"]), pixels(measured["scale"])[0]
     red, _, blue = np.moveaxis(picture, -1, 0)
-    assert red.shape == (116, 116)
     assert scale[0, 0] - scale[0, 2] > 60  # orange
     assert scale[-1, 2] - scale[-1, 0] > 20  # purple
-    columns = np.full((116, 116), 0.0)
-    for k in range(16):
-        down, across = 29 * (k // 4), 29 * (k % 4)
-        columns[down : down + 28, across : across + 28] = W[:, 2 * k].reshape(28, 28)
+    columns = np.zeros((87, 87))
+    for k, unit in enumerate(seen.neurons["hidden_1"].order[:9]):
+        down, across = 29 * (k // 3), 29 * (k % 3)
+        columns[down : down + 28, across : across + 28] = W[:, unit].reshape(28, 28)
     assert (red > blue)[columns < -0.1 * top].all()
     assert (blue > red)[columns > 0.1 * top].all()
     assert (picture[columns == 0] > 235).all()  # white: between the images, and at 0
     assert (picture[columns < -1.001 * top] == scale[0]).all()
     assert (picture[columns > 1.001 * top] == scale[-1]).all()
-    assert np.abs(columns).max() > 1.001 * top
+
+
+def test_a_neuron_that_is_gone_is_blank_and_wholly_lost(measured):
+    """At D = 1 fewer neurons stay than are shown."""
+    cut = measured["methods"][page.CUT][0]
+    assert 0 < cut["widths"][1] < page.UNITS**2
+    W, left, lost = (pixels(picture) for picture in (measured["W"], cut["left"], cut["lost"]))
+    assert (left[58:, 58:] > 235).all()  # the ninth that would be kept
+    assert (lost[58:, 58:] == W[58:, 58:]).all()
+    assert (left[:28, :28] < 235).any()
 
 
 def test_the_page_holds_what_was_measured_whatever_it_is_called(measured, tmp_path):
@@ -115,7 +120,7 @@ def test_the_page_needs_nothing_else_and_is_small():
     assert re.findall(r"//\w[^\s\"']+", text) == ["//www.w3.org/2000/svg"]  # the name of a kind
     assert re.findall(r' (?:src|href)="([^"]*)"', text) == ["data:,"]
     assert "default-src 'none'" in text
-    assert COMMITTED.stat().st_size < 2e6
+    assert COMMITTED.stat().st_size < 1e6
 
 
 def test_the_committed_page_is_what_the_template_makes_now(tmp_path):
@@ -123,27 +128,24 @@ def test_the_committed_page_is_what_the_template_makes_now(tmp_path):
     assert (tmp_path / "page.html").read_bytes() == COMMITTED.read_bytes()
 
 
-def test_the_command_writes_the_page(few, tmp_path, monkeypatch, capsys):
-    """Of noise shrunk to a fifth, whose edge is the largest singular value."""
-    noise = np.random.default_rng(0).normal(0, model.initial_std(784), (784, 400))
-
-    def of_noise(share):
-        network = small(400)
-        network.layers[0].kernel.assign(share * noise)
-        return network
-
+def test_the_command_writes_the_page(network, measured, few, tmp_path, monkeypatch, capsys):
     asked = []
+    kept = page.store.Baseline(network, {}, 1.0)
     monkeypatch.setenv("SVD_FIGURES", str(tmp_path))
     monkeypatch.setattr(page.data, "load", lambda dataset: asked.append(dataset) or few)
-    kept = page.store.Baseline(of_noise(0.2), {}, 1.0)
     monkeypatch.setattr(page.store, "baseline", lambda *given: asked.append(given) or kept)
-    monkeypatch.setattr(page.model, "build", lambda seed: of_noise(1))
-    assert page.main(["--D", "500", "2", "--dataset", "subset", "--seed", "7"]) == 0
-    assert asked == ["subset", (few, 15, 7)]
-    found = data_of(tmp_path / page.NAME)
-    assert (found["D"], found["seed"], found["epochs"]) == ([2, 400], 7, 15)
-    assert found["edge"] == pytest.approx(svd.decompose(0.2 * noise).s[0], rel=0.02)
-    assert capsys.readouterr().out.endswith(f"Written: {page.NAME} in {tmp_path.name}/\n")
+    monkeypatch.setattr(page, "measure", lambda *given, seed: asked.append(seed) or measured)
+    assert page.main(["--D", "3", "1", "--dataset", "subset", "--seed", "7"]) == 0
+    assert asked == ["subset", (few, 15, 7), 7]
+    assert data_of(tmp_path / page.NAME) == json.loads(json.dumps(measured | {"seed": 7}))
+    assert capsys.readouterr().out == f"Written: {page.NAME} in {tmp_path.name}/\n"
+
+
+def test_the_edge_of_the_noise_is_its_largest_singular_value():
+    noise = np.random.default_rng(0).normal(0, model.initial_std(784), (784, 400))
+    assert page._edge(0.2 * noise, noise) == pytest.approx(
+        svd.decompose(0.2 * noise).s[0], rel=0.02
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,22 +185,24 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def loaded(browser):
-    """Opens the page once for all tests: the data in it."""
-    browser.get(COMMITTED.as_uri())
-    return data_of(COMMITTED)
+def loaded(browser, tmp_path_factory):
+    """Opens the committed data, in the template of now, once for all tests."""
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    page.write(data_of(COMMITTED), path)
+    browser.get(path.as_uri())
+    return data_of(path)
 
 
 @pytest.fixture
 def opened(loaded, browser):
-    """A function that shows the page from its start, on a screen so wide and in a scheme."""
+    """A function that shows the page at its smallest D, on a screen so wide and in a scheme."""
 
-    def open_page(width=1000, scheme="light"):
+    def open_page(width=1280, scheme="light"):
         screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         preferred = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preferred]})
-        browser.execute_script("document.querySelector('form').reset(); show()")
+        browser.execute_script("document.querySelector('form').reset(); moveTo(0)")
         return browser.find_element("id", "D")
 
     yield open_page, loaded
@@ -211,94 +215,89 @@ def press(element, key):
     element.send_keys(getattr(Keys, key))
 
 
-def table(browser, name):
-    """The rows of a table, a list of texts each."""
-    script = """return [...document.getElementById(arguments[0]).rows].map(
-        (row) => [...row.cells].map((cell) => cell.textContent))"""
-    return browser.execute_script(script, name)
-
-
 def shows(browser):
     """What changes when the slider or the choice of a method does."""
     return browser.execute_script("""
         const at = (id) => document.getElementById(id);
+        const cells = (row) => [...row.cells].map((cell) => cell.textContent);
         return {says: at("says").textContent, value: at("D").getAttribute("aria-valuetext"),
-            W_D: at("W_D").src, rest: at("rest").src, rank: at("rank").textContent,
+            numbers: [...at("numbers").rows].map(cells), left: at("left").src, lost: at("lost").src,
             misread: at("misread").textContent, digits: at("digits").textContent,
-            marks: at("spectrum").querySelectorAll("circle, polygon").length,
-            chart: at("accuracies").innerHTML}""")
+            network: [...at("network").querySelectorAll("text")].map((e) => e.textContent)}""")
 
 
-def percent(cut):
-    return f"{100 * cut['accuracy']:.2f}\N{NO-BREAK SPACE}%"
+def expected(measured, method, i):
+    """The same, from the data."""
+    cuts = [cuts[i] for cuts in measured["methods"].values()]
+    cut, accuracies = cuts[method], [f"{100 * c['accuracy']:.2f}\N{NO-BREAK SPACE}%" for c in cuts]
+    said = "; ".join(f"{name} {a}" for name, a in zip(measured["methods"], accuracies, strict=True))
+    between = zip((rank or "–" for rank in cut["ranks"]), cut["widths"][1:], strict=True)
+    return {
+        "says": f"D = {measured['D'][i]}",
+        "value": f"D = {measured['D'][i]}, test accuracy {said}",
+        "left": cut["left"],
+        "lost": cut["lost"],
+        "digits": "".join(f"{y} read as {read}" for _, y, read in cut["digits"]),
+        "network": ["ranks", "widths", "784", *map(str, itertools.chain(*between))],
+    }
 
 
-def test_arrow_keys_move_the_slider_and_numbers_follow(opened, browser):
+def test_keys_move_the_slider_and_choose_the_method(opened, browser):
     open_page, measured = opened
-    slider = open_page()
-    press(slider, "HOME")
-    plain, best = measured["methods"].values()
-    seen = []
-    for i, D in enumerate(measured["D"]):
-        text, found = dict((r[0], r[1:]) for r in table(browser, "numbers")), shows(browser)
-        three, cut = (plain[i], best[i], plain[-1]), plain[i]
-        assert text["test accuracy"] == [*map(percent, three)]
-        assert text["parameters"] == [f"{each['parameters']:,}" for each in three]
-        megabytes = [4e-6 * each["parameters"] for each in three]
-        assert text["bytes"] == [f"{size:.2f}\N{NO-BREAK SPACE}MB" for size in megabytes]
-        assert found["says"] == ("D = all" if cut is plain[-1] else f"D = {D}")
-        assert found["value"].startswith(found["says"] + ", test accuracy")
-        assert (found["W_D"], found["rest"]) == (cut["W_D"], cut["rest"])
-        assert found["rank"] == str(len(cut["s"]))
-        assert found["digits"] == "".join(f"{y} read as {read}" for _, y, read in cut["digits"])
-        assert found["misread"].startswith((f"{cut['misread']:,} test", "One test", "No test"))
-        seen.append(found["chart"])
-        press(slider, "ARROW_RIGHT")
-    assert len(set(seen)) == len(measured["D"])
+    slider, last = open_page(), len(measured["D"]) - 1
+    for method in range(len(page.METHODS)):
+        press(slider, "HOME")
+        for i in range(last + 1):
+            found = shows(browser)
+            assert expected(measured, method, i).items() <= found.items()
+            misread = measured["methods"][page.METHODS[method]][i]["misread"]
+            assert found["misread"].startswith((f"{misread:,} test", "One test", "No test"))
+            press(slider, "ARROW_RIGHT")
+        for row, cuts in zip(found["numbers"][1:], measured["methods"].values(), strict=False):
+            cut = cuts[last]
+            kept = 100 * cut["parameters"] / measured["uncut"]["parameters"]
+            sizes = f"{cut['parameters']:,}", f"{kept:.1f} %", f"{4e-6 * cut['parameters']:.2f} MB"
+            assert [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row[2:]] == [*sizes]
+        press(browser.find_element("css selector", "input[name=method]:checked"), "ARROW_RIGHT")
 
 
-def test_the_other_method_is_chosen_by_keyboard(opened, browser):
-    open_page, measured = opened
-    press(open_page(), "HOME")
-    before = shows(browser)
-    press(browser.find_element("css selector", "input[value=plain]"), "ARROW_RIGHT")
-    after, cut = shows(browser), measured["methods"][page.BEST][0]
-    assert before["W_D"] != after["W_D"] == cut["W_D"]
-    assert (after["rank"], after["marks"]) == (str(len(cut["s"])), len(cut["s"]))
-
-
-def test_all_numbers_stand_in_a_table(opened, browser):
-    open_page, measured = opened
-    open_page()
-    _, *rows = table(browser, "all")
-    for row, *cuts in zip(rows, *measured["methods"].values(), strict=True):
-        assert row[1::2] == [*map(percent, cuts)]
-        assert row[2::2] == [f"{cut['parameters']:,}" for cut in cuts]
-
-
-def test_the_handle_stands_above_its_D_in_the_chart(opened, browser):
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_handle_stands_above_its_D_in_both_charts(width, opened, browser):
     """The handle of Chromium is 16 pixels wide."""
-    open_page, _ = opened
-    for width in (1000, 360):
-        slider = open_page(width)
-        for key in ("HOME", "ARROW_RIGHT", "END"):
-            press(slider, key)
-            handle, line = browser.execute_script("""
-                const slider = document.getElementById("D"), box = slider.getBoundingClientRect();
-                const mark = document.querySelector("#accuracies .mark").getBoundingClientRect();
-                const share = slider.valueAsNumber / slider.max;
-                return [box.left + 8 + share * (box.width - 16), mark.left + mark.width / 2]""")
-            assert handle == pytest.approx(line, abs=1)
+    open_page, measured = opened
+    slider = open_page(width)
+    for _ in measured["D"]:
+        handle, *lines = browser.execute_script("""
+            const slider = document.getElementById("D"), box = slider.getBoundingClientRect();
+            const share = (slider.value - slider.min) / (slider.max - slider.min);
+            const middle = (box) => box.left + box.width / 2;
+            return [box.left + 8 + share * (box.width - 16), ...[...document
+                .querySelectorAll(".mark")].map((e) => middle(e.getBoundingClientRect()))]""")
+        assert lines == [pytest.approx(handle, abs=1)] * 2
+        press(slider, "ARROW_RIGHT")
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(opened, browser):
+def test_dragging_stops_at_the_nearest_D(opened, browser):
     open_page, _ = opened
-    slider = open_page(width=360)
-    browser.find_element("tag name", "summary").click()
-    wide = """return [...document.querySelectorAll("*")].filter((e) => e.scrollWidth > 360
-        || e.getBoundingClientRect().right > 360).map((e) => e.tagName + e.id)"""
+    open_page()
+    browser.execute_script(
+        """const slider = document.getElementById("D");
+        slider.value = Math.log(arguments[0]); slider.dispatchEvent(new Event("input"))""",
+        5.4,
+    )
+    assert shows(browser)["says"] == "D = 5"
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_nothing_is_wider_than_the_screen(width, opened, browser):
+    open_page, _ = opened
+    slider = open_page(width)
+    browser.execute_script("document.querySelector('details').open = true")
+    wide = """return [...document.querySelectorAll("*")].filter((e) => e.scrollWidth > innerWidth
+        || e.getBoundingClientRect().right > innerWidth).map((e) => e.tagName + e.id)"""
     for key in ("HOME", "END"):
         press(slider, key)
+        assert browser.execute_script("return innerWidth") == width
         assert browser.execute_script(wide) == []
 
 
@@ -315,7 +314,8 @@ const contrast = (colour) => {
 };
 const words = "h1, h2, p, label, legend, th, td, figcaption, summary";
 const texts = [...document.querySelectorAll(words)];
-const lines = [...document.querySelectorAll(".curve, .mark, .dotted, .dashed, .all")];
+const lines = [...document.querySelectorAll(
+  ".curve, .mark, .dotted, .dashed, .spectrum, .outline")];
 const numbers = [...document.querySelectorAll("svg text")];
 return {ground, text: Math.min(...texts.map((e) => contrast(getComputedStyle(e).color)),
     ...numbers.map((e) => contrast(getComputedStyle(e).fill))),
@@ -349,3 +349,8 @@ def test_nothing_is_asked_of_a_network(opened, browser):
     open_page()
     asked = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
     assert all(name.startswith("data:") for name in browser.execute_script(asked))
+    refused = """return new Promise((done) => {
+        addEventListener("securitypolicyviolation", () => done(true));
+        new Image().src = "file:///no.png"; })"""
+    assert browser.execute_script(refused)
+    browser.get_log("browser")  # holds the refusal

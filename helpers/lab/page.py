@@ -1,7 +1,7 @@
-"""The page with a slider: truncation at every D, in a browser, without a kernel.
+"""The page with a slider: what is left of the network at every D, in a browser, without a kernel.
 
-`python -m helpers.lab.page` cuts the baseline at some values of D, by the plain SVD and by the best
-method that needs no training, and writes figures/truncation.html ($SVD_FIGURES names another
+`python -m helpers.lab.page` cuts the baseline to the parameters of some values of D, by the first
+method of the course and by the last, and writes figures/truncation.html ($SVD_FIGURES names another
 folder): one file, which needs no network. It takes some minutes.
 """
 
@@ -24,83 +24,106 @@ from . import figures, parameters, store
 from .files import write_whole
 
 NAME = "truncation.html"
-RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100, 200)
+RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 100)
 LAYER = "hidden_1"  # whose matrix is shown: its columns are images
-UNITS = 4  # down and across, whose columns are shown
+UNITS = 3  # down and across, whose columns are shown
 LEVELS = 64  # of colour: with more, noise takes up far more room
 DIGITS = 12  # shown, at most, of those misread
-PLAIN, BEST = "plain", "layer by layer, shared ranks"
+TUNED = 10  # epochs of fine-tuning, as in notebook 2
+METHODS = PLAIN, CUT, FINE_TUNED = "plain", "neurons and ranks", "fine-tuned, neurons and ranks"
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def measure(network, untrained, digits, ranks=RANKS):
+def measure(network, untrained, digits, ranks=RANKS, tuned=TUNED, seed=0):
     """What the page shows, ready to be written as JSON.
 
     Args:
         network: the trained baseline, (n, 784) → (n, 10) logits; not changed.
         untrained: the network it was trained from.
         digits: helpers.data.Data.
-        ranks: values of D; the full rank is added, and stands for all that cut nothing.
+        ranks: values of D; each is a budget, of what the factors of rank D take in every layer.
+        tuned, seed: epochs of fine-tuning, and their seed.
 
     Returns:
-        dict: what there is to say of the first weight matrix, and for each of the "methods" a list
-        of its cuts, one for each "D". Pictures are data URIs. "misread" counts the test digits
+        dict: the "uncut" network, its first weight matrix W, and for each of the "methods" a list
+        of its cuts, one for each "D". Pictures are data URIs, and show the neurons that the cut
+        chooses first; a neuron that is gone is a column of zeros. "misread" counts the test digits
         that the uncut network reads right and the cut one does not; "digits" are the first of
         them, as [index, label, what it is read as].
     """
     svds, seen = compress.decompose(network), compress.observe(network, digits.x_train, LOSS)
     W, right = _kernel(network), _read(network, digits) == digits.y_test
-    top = float(np.quantile(np.abs(W), 0.995))
+    units = seen.neurons[LAYER].order[: UNITS**2]
+    top = float(np.quantile(np.abs(W[:, units]), 0.995))
+    every = np.arange(W.shape[1])
 
-    def look(cut, per_layer):
-        W_D, read = _kernel(cut), _read(cut, digits)
+    def look(cut, kept):
+        left, read = np.zeros_like(W), _read(cut, digits)
+        left[:, kept] = _kernel(cut)
         worse = np.flatnonzero(right & (read != digits.y_test))
-        return {
-            "ranks": [*per_layer.values()],
+        return _size(cut) | {
             "accuracy": float(np.mean(read == digits.y_test)),
-            "parameters": compress.kept_parameters(network, per_layer),
-            "s": _rounded(svd.decompose(W_D).s[: per_layer[LAYER]]),
-            "W_D": _colours(_units(W_D), top),
-            "rest": _colours(_units(W - W_D), top),
+            "left": _colours(_images(left[:, units]), top),
+            "lost": _colours(_images((W - left)[:, units]), top),
             "misread": len(worse),
             "digits": [[int(i), int(digits.y_test[i]), int(read[i])] for i in worse[:DIGITS]],
         }
 
-    full = {name: len(factors.s) for name, factors in svds.items()}
-    ranks = sorted(D for D in {*ranks} if D < max(full.values()))
-    methods, line = {PLAIN: [], BEST: []}, Line()
-    for D in ranks:
-        line.say(f"cutting to D = {D}")
-        equal, shared = dict.fromkeys(svds, D), compress.shared_ranks(seen.svds, D)
-        methods[PLAIN].append(look(compress.factorize(network, equal, svds), equal))
-        methods[BEST].append(look(seen.layer_by_layer(shared), shared))
-    for cuts in methods.values():
-        cuts.append(look(network, full))
-    found = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
-    W_0 = _kernel(untrained)
-    left = np.vdot(W_0, W) / np.vdot(W_0, W_0)  # of what training began with
+    methods, line = {method: [] for method in METHODS}, Line()
+    for D in sorted({*ranks}):
+        line.say(f"cutting to the size of D = {D}")
+        plain = compress.factorize(network, D, svds)
+        found = seen.cut(parameters=plain.count_params())
+        kept = seen.kept(found.widths)[LAYER]
+        fine_tuned, _ = model.fine_tune(found.network, digits, tuned, seed)
+        cuts = (plain, every), (found.network, kept), (fine_tuned, kept)
+        for method, cut in zip(METHODS, cuts, strict=True):
+            methods[method].append(look(*cut))
+    shown = {i for cuts in methods.values() for cut in cuts for i, _, _ in cut["digits"]}
     return {
         "dataset": digits.name,
-        "D": [*ranks, max(full.values())],
+        "tuned": tuned,
+        "D": sorted({*ranks}),
+        "uncut": _size(network) | {"accuracy": float(np.mean(right))},
         "methods": methods,
-        "images": {str(i): _digit(digits.x_test[i]) for i in sorted(found)},
-        "shape": list(W.shape),
-        "units": UNITS**2,
-        "W": _colours(_units(W), top),
+        "images": {str(i): _digit(digits.x_test[i]) for i in sorted(shown)},
+        "units": len(units),
+        "W": _colours(_images(W[:, units]), top),
         "top": top,
         "scale": _colours(np.linspace(-top, top, 2 * LEVELS)[None], top),
-        "s": _rounded(svds[LAYER].s),
-        "edge": float(left * svd.noise_edge(W.shape, model.initial_std(len(W)))),
+        "s": [float(f"{value:.4g}") for value in svds[LAYER].s],  # more than a screen shows
+        "edge": _edge(W, _kernel(untrained)),
     }
+
+
+def _edge(W, W_0):
+    """The largest singular value of what is left in W of W_0, the noise it was trained from."""
+    left = np.vdot(W_0, W) / np.vdot(W_0, W_0)
+    return float(left * svd.noise_edge(W.shape, model.initial_std(len(W))))
+
+
+def _kernels(network):
+    return {layer.name: layer.kernel.numpy() for layer in network.layers if layer.weights}
 
 
 def _kernel(network):
     """The layer's matrix, or the product of its two factors."""
-    kernels = {layer.name: layer.kernel for layer in network.layers if layer.weights}
-    if LAYER in kernels:
-        return kernels[LAYER].numpy()
-    return kernels[f"{LAYER}_U"].numpy() @ kernels[f"{LAYER}_Vt"].numpy()
+    kernels = _kernels(network)
+    return kernels[LAYER] if LAYER in kernels else kernels[f"{LAYER}_U"] @ kernels[f"{LAYER}_Vt"]
+
+
+def _size(network):
+    """Parameters, widths from the pixels to the logits, ranks of the matrices, None if whole."""
+    widths, ranks, rank = [784], [], None
+    for name, kernel in _kernels(network).items():
+        if name.endswith("_U"):
+            rank = kernel.shape[1]
+            continue
+        widths.append(kernel.shape[1])
+        ranks.append(rank)
+        rank = None
+    return {"parameters": network.count_params(), "widths": widths, "ranks": ranks}
 
 
 def _read(network, digits):
@@ -108,16 +131,12 @@ def _read(network, digits):
     return model.logits(network, digits.x_test).argmax(axis=1)
 
 
-def _units(W):
-    """Some columns of W (784, n_out), evenly spread, as images side by side."""
-    columns = W[:, :: W.shape[1] // UNITS**2].reshape(28, 28, UNITS, UNITS)
-    apart = np.pad(columns, [(0, 1), (0, 1), (0, 0), (0, 0)])
+def _images(columns):
+    """Columns (784, n ≤ UNITS²) as images side by side."""
+    blank = UNITS**2 - columns.shape[1]
+    images = np.pad(columns, [(0, 0), (0, blank)]).reshape(28, 28, UNITS, UNITS)
+    apart = np.pad(images, [(0, 1), (0, 1), (0, 0), (0, 0)])
     return apart.transpose(2, 0, 3, 1).reshape(29 * UNITS, 29 * UNITS)
-
-
-def _rounded(values):
-    """To four digits, which are more than a screen shows."""
-    return [float(f"{value:.4g}") for value in values]
 
 
 def _colours(matrix, top):
@@ -143,10 +162,10 @@ def _data_uri(picture):
 def write(measured, path):
     """Write the page of what `measure` found, "epochs" and "seed" of its network added to it."""
     text = json.dumps(measured, ensure_ascii=False, separators=(",", ":"))
+    colours = {f"colour_{k}": figures.style(m)["color"] for k, m in enumerate(METHODS)}
     page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         measured=text.replace("<", r"\u003c"),  # no text in it can end the script that holds it
-        plain=figures.style(PLAIN)["color"],
-        best=figures.style(BEST)["color"],
+        **colours,
     )
     with write_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -169,7 +188,7 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 2
     network = store.baseline(digits, epochs, seed).network
-    measured = measure(network, model.build(seed), digits, chosen.D)
+    measured = measure(network, model.build(seed), digits, chosen.D, seed=seed)
     folder = figures.folder_of_figures()
     write(measured | {"epochs": epochs, "seed": seed}, folder / NAME)
     print(f"Written: {NAME} in {folder.name}/")
