@@ -52,7 +52,7 @@ LOOKS = {
     "whitened": _look(ORANGE, "s"),
     "two-sided": _look(SKY, "P"),
     "layer by layer": _look(PURPLE, "X", "-."),
-    "layer by layer, shared ranks": _look(VERMILLION, "*", "--"),
+    "layer by layer, shared ranks": _look(PURPLE, "d", "--"),
     "fine-tuned": _look(GREEN, "^"),
     "fine-tuned, shared ranks": _look(GREEN, "v", "--"),
     "random factors": _look(GREY, "o", ":"),
@@ -66,7 +66,7 @@ LOOKS = {
     "exact": _look(BLUE, "s", "-."),
     "biases and output alone": _look(GREY, "P", "--"),
     "factorized": _look(GREEN, "<", "--"),
-    "neurons and ranks": _look(BLUE, "*"),
+    "neurons and ranks": _look(VERMILLION, "*"),
     "fine-tuned, neurons and ranks": _look(GREEN, "*", ":"),
     "neurons and ranks, random weights": _look(GREY, "*", "-."),
 }
