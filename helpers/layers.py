@@ -7,6 +7,7 @@ from .svd import SVD, check_rank, decompose
 
 NOT_FINITE = "the kernel of {} is no longer finite: train it at a lower learning rate."
 TRACKING = ("subspace", "svd", "none")
+STATE = ("U", "s", "Vt", "rank")  # what a layer keeps beside W and b
 # Of `exact`, relative to the gradient: in float32 far below the noise of a batch.
 TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
 
@@ -80,13 +81,10 @@ class DynamicDense(keras.layers.Dense):
         return SVD(*(part.numpy() for part in self._leading()))
 
     def fresh_svd(self, D=None):
-        """The SVD of W as it is now, in float64. The layer stays as it is.
+        """The helpers.svd.SVD of W as it is now, in float64. The layer stays as it is.
 
         Args:
             D: compute the D leading terms alone, which takes less time; all by default.
-
-        Returns:
-            helpers.svd.SVD.
 
         Raises:
             ValueError: W is not finite.
@@ -96,38 +94,18 @@ class DynamicDense(keras.layers.Dense):
             raise ValueError(NOT_FINITE.format(self.name))
         return decompose(W, D=D)
 
-    def spectrum(self, values=None):
-        """The leading singular values of W as it is now, all by default: array (values,).
-
-        The layer stays as it is. Errors as for `fresh_svd`.
-        """
-        return self.fresh_svd(values).s
-
     def refresh(self, fresh=None):
         """Set the factors to a fresh SVD of W.
 
         Args:
             fresh: from `fresh_svd`, to reuse, D terms or more; computed if missing.
-
-        Raises:
-            ValueError: W is not finite.
         """
         fresh = fresh or self.fresh_svd(self.D)
         # This step makes orthonormal what `fresh_svd` divides by singular values near 0.
         self._follow(tf.cast(fresh.Vt[: self.D], self.dtype))
 
     def track(self, steps):
-        """Renew all D factors by block power steps from the last ones; return them.
-
-        Args:
-            steps: a number of `subspace_step`.
-
-        Returns:
-            helpers.svd.SVD, D singular values.
-
-        Raises:
-            tf.errors.InvalidArgumentError: W is not finite.
-        """
+        """Renew all D factors by so many steps of `subspace_step`; return them, helpers.svd.SVD."""
         with tf.init_scope():
             for _ in range(steps):
                 self._follow(self.Vt)
@@ -163,10 +141,7 @@ class DynamicDense(keras.layers.Dense):
         return y if self.activation is None else self.activation(y)
 
     def project(self, X):
-        """The projection of X (n_in, units) onto the tangent space that the gradient lies in.
-
-        X itself for straight-through, whose gradient lies anywhere.
-        """
+        """X (n_in, units) in the tangent space that the gradient lies in; X for straight-through."""
         if self.derivative == "straight_through":
             return X
         U, _, Vt = self._leading()
@@ -175,12 +150,12 @@ class DynamicDense(keras.layers.Dense):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        for name in ("U", "s", "Vt", "rank"):
+        for name in STATE:
             store[name] = getattr(self, name)
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
-        for name in ("U", "s", "Vt", "rank"):
+        for name in STATE:
             getattr(self, name).assign(store[name])
 
     def get_config(self):
@@ -197,8 +172,7 @@ def subspace_step(W, Vt, name="W"):
     of the subspace shrinks by (σ_{D+1} / σ_D)² a step, while W moves little from step to step.
 
     Args:
-        W: tensor (n_in, n_out).
-        Vt: tensor (D, n_out), the last right singular vectors.
+        W, Vt: tensors (n_in, n_out), (D, n_out).
         name: of the layer, for the error.
 
     Returns:
