@@ -7,7 +7,6 @@ from .svd import SVD, check_rank, decompose
 
 NOT_FINITE = "the kernel of {} is no longer finite: train it at a lower learning rate."
 TRACKING = ("subspace", "svd", "none")
-STATE = ("U", "s", "Vt", "rank")  # what a layer keeps beside W and b
 # Of `exact`, relative to the gradient: in float32 far below the noise of a batch.
 TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
 
@@ -141,7 +140,7 @@ class DynamicDense(keras.layers.Dense):
         return y if self.activation is None else self.activation(y)
 
     def project(self, X):
-        """X (n_in, units) in the tangent space that the gradient lies in; X for straight-through."""
+        """X (n_in, units) in the tangent space of the gradient; X itself for straight-through."""
         if self.derivative == "straight_through":
             return X
         U, _, Vt = self._leading()
@@ -150,12 +149,12 @@ class DynamicDense(keras.layers.Dense):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        for name in STATE:
+        for name in ("U", "s", "Vt", "rank"):
             store[name] = getattr(self, name)
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
-        for name in STATE:
+        for name in ("U", "s", "Vt", "rank"):
             getattr(self, name).assign(store[name])
 
     def get_config(self):

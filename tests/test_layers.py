@@ -276,7 +276,7 @@ def test_refresh_sets_the_SVD_of_the_kernel_now(shape, D):
         assert_orthonormal(layer.U, layer.Vt, 3e-6)
 
 
-def test_spectrum_leaves_the_layer_as_it_is():
+def test_a_fresh_svd_leaves_the_layer_as_it_is():
     layer = dynamic_layer(with_spectrum((18, 40), [3, 2, 1]), 4, dtype="float32")
     layer.kernel.assign(with_spectrum((18, 40), np.geomspace(1, 1e-5, 18)))
     before = layer.get_weights()
