@@ -21,7 +21,7 @@ from .. import compress, data, model, svd
 from ..backend import keras
 from ..progress import Line
 from . import figures, parameters, store
-from .files import write_whole
+from .files import write_text
 
 NAME = "truncation.html"
 RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 100)
@@ -167,8 +167,7 @@ def write(measured, path):
         measured=text.replace("<", r"\u003c"),  # no text in it can end the script that holds it
         **colours,
     )
-    with write_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def main(arguments=None):
