@@ -13,14 +13,7 @@ from ..backend import keras, tf
 from ..compress import watch
 from ..quiet import stderr_muted
 
-
-def multiply_adds(model):
-    """Multiply-adds for one input, of all layers in `helpers.compress.kinds`: n_in · n_out a row.
-
-    Raises:
-        ValueError: the model does not say how large its inputs are.
-    """
-    return watch.total(model)
+multiply_adds = watch.total  # of a model, for one input
 
 
 def traced_multiply_adds(function, rank=None):
@@ -33,9 +26,6 @@ def traced_multiply_adds(function, rank=None):
         function: from `tf.function(…).get_concrete_function()`, of known shapes but for the ranks
             of dynamic layers, which may change from step to step.
         rank: the rank to count these for.
-
-    Returns:
-        int.
     """
 
     def sizes(tensor):
@@ -80,14 +70,9 @@ def to_litert(model, inputs=None):
 
 
 def litert_function(content, batch_size=1):
-    """A function that runs a LiteRT model on one thread.
+    """A function that runs a .tflite file of one input and output on one thread.
 
-    Args:
-        content: bytes of a .tflite file with one input and one output.
-        batch_size: rows of every input.
-
-    Returns:
-        function, x (batch_size, …) float32 → the model's outputs (batch_size, …).
+    It takes x (batch_size, …) float32, and returns the model's outputs (batch_size, …).
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -174,8 +159,6 @@ def seconds(functions, rounds, calls=1):
 
     Args:
         functions: {name: function without arguments}.
-        rounds: how often each is timed.
-        calls: calls in a row.
 
     Returns:
         {name: array (rounds,)} of seconds per call.
