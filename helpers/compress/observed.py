@@ -25,9 +25,6 @@ def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES, loss
         samples: how many of the inputs are used: evenly spread, or the first of a dataset.
         loss_weights: of several losses, as `model.compile` takes them.
 
-    Returns:
-        Observed.
-
     Raises:
         ValueError: a layer cannot be compressed, inputs do not fit the model or are too few, the
             loss is not one that labels can be drawn for, or does not fit the outputs.
@@ -133,9 +130,6 @@ class Observed:
             D: singular values kept, in every layer or as {layer name: D}; layers it does not name
                 stay as they are.
 
-        Returns:
-            keras.Model, as from `helpers.compress.factorize`.
-
         Raises:
             ValueError: D is not a valid rank, or names a layer that was not observed.
         """
@@ -155,7 +149,7 @@ class Observed:
         return found
 
     def network(self, kept, ranks):
-        """The network of these neurons and ranks, cut layer by layer.
+        """The network of these neurons and ranks, cut layer by layer, compiled as the model is.
 
         The kernel of a layer that is cut, or whose inputs are, becomes the reduced-rank regression
         of its former outputs on the inputs that it gets by then (`helpers.svd.regress`), measured
@@ -164,9 +158,6 @@ class Observed:
         Args:
             kept: {layer name: numbers of the neurons that stay, ascending}.
             ranks: {layer name: D} of the layers that become two.
-
-        Returns:
-            keras.Model, of plain Keras layers, compiled as the model is.
         """
         small = neurons.narrow(self.whole, self._links, kept)
         layers = graph.leaves(small)
