@@ -43,15 +43,6 @@ def check_rank(D):
     return int(D)
 
 
-def full_svd_is_faster(shape, D):
-    """Does a full SVD take less time than its D leading terms? From a quarter of the rank on.
-
-    >>> full_svd_is_faster((784, 1024), D=20), full_svd_is_faster((784, 1024), D=200)
-    (False, True)
-    """
-    return 4 * D > min(shape)
-
-
 @on_one_thread
 def decompose(W, C=None, Gamma=None, D=None):
     """The singular value decomposition of W, weighted on both sides.
@@ -159,7 +150,7 @@ def _leading(M, D):
         U, s, Vt = _by_squares(M, D)
         if s[-1] > 1e-5 * s[0]:  # below, squares are lost in rounding
             return U, s, Vt
-    if D is None or full_svd_is_faster(M.shape, D) or not M.any():
+    if D is None or 4 * D > min(M.shape) or not M.any():  # then a full SVD takes less time
         U, s, Vt = np.linalg.svd(M, full_matrices=False)
         return U[:, :D], s[:D], Vt[:D]
     start = np.random.default_rng(0).normal(size=min(M.shape))  # the same for the same M

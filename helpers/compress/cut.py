@@ -137,10 +137,8 @@ def chosen(model, names=None):
     able = graph.compressible(model)
     names = hidden_layers(model) if names is None else names
     if unknown := [name for name in names if name not in able]:
-        reasons = [f"{name}: {graph.why_not(model, name)}" for name in unknown]
-        raise ValueError(
-            f"{unknown} cannot be compressed ({'; '.join(reasons)}); these can: {list(able)}."
-        )
+        reasons = "; ".join(f"{name}: {graph.why_not(model, name)}" for name in unknown)
+        raise ValueError(f"{unknown} cannot be compressed ({reasons}); these can: {list(able)}.")
     return {name: kinds.of(able[name]) for name in names}
 
 
@@ -158,9 +156,7 @@ def _cuts(model, D, svds):
         svds = {name: kind.decompose(ranks[name]) for name, kind in every.items()}
     if missing := [name for name in ranks if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
-    return {
-        name: Cut(every[name], svds[name], rank, every[name].bias) for name, rank in ranks.items()
-    }
+    return {n: Cut(every[n], svds[n], rank, every[n].bias) for n, rank in ranks.items()}
 
 
 def one(cut):

@@ -83,13 +83,8 @@ def share(parts, budget, multiple=1):
     while the others stay, from whole layers on, and each matrix takes its best rank, or stays one.
     What is left of the budget buys what is worth most of all that still fits.
 
-    Args:
-        parts: {layer name: Part}, in the order of the layers.
-        budget: of the prices of the parts.
-        multiple: widths and ranks are multiples of it, or whole.
-
-    Returns:
-        Share; the smallest there is if that is over the budget.
+    Parts are {layer name: Part}, in the order of the layers. Widths and ranks are multiples of
+    `multiple`, or whole. If even the smallest Share is over the budget, it is that one.
     """
     plan = _Plan(parts, multiple)
     widths = {name: levels.counts[-1] for name, levels in plan.neurons.items()}

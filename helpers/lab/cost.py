@@ -42,16 +42,13 @@ def traced_multiply_adds(function, rank=None):
 
 
 def to_litert(model, inputs=None):
-    """The model as a LiteRT (TensorFlow Lite) file, in float32 or in 8-bit integers.
+    """The bytes of the model as a LiteRT (TensorFlow Lite) file, in float32 or in 8-bit integers.
 
     Args:
         model: a built Keras model.
         inputs: some hundred typical inputs (n, …), for int8: weights are stored as integers with
             one scale for each matrix, what passes between layers with the scale that these inputs
             ask for, and all products are in integers. Without them, all is float32.
-
-    Returns:
-        bytes, the content of a .tflite file.
 
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
     """
@@ -134,7 +131,7 @@ def training_step(model, x, y, optimizer=None):
         model: a built Keras model that gives logits (n, classes).
         x: inputs (n, …).
         y: probabilities (n, classes).
-        optimizer: keras.optimizers.Optimizer; AdamW at the rate 1e-3 by default.
+        optimizer: of Keras; AdamW at the rate 1e-3 by default.
     """
     x, y = tf.constant(x), tf.constant(y)
     optimizer = keras.optimizers.AdamW(1e-3) if optimizer is None else optimizer
@@ -157,11 +154,7 @@ def seconds(functions, rounds, calls=1):
     timed, which warms the caches. What else the machine does then strikes all of them alike, and
     a ratio of medians means more than each median.
 
-    Args:
-        functions: {name: function without arguments}.
-
-    Returns:
-        {name: array (rounds,)} of seconds per call.
+    {name: function without arguments} gives {name: array (rounds,)} of seconds per call.
     """
     times = {name: [] for name in functions}
     for _ in range(rounds):
