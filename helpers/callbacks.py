@@ -128,7 +128,7 @@ def weigh(factors, C, Gamma):
 
     Args:
         factors: helpers.svd.SVD, of rank D; the vectors stay the same.
-        C, Gamma: helpers.compress.moments.Moments of the layer.
+        C, Gamma: of the layer, as in helpers.compress.moments.Moments.
 
     Source of the means: isotonic regression, Barlow et al., Statistical Inference under Order
     Restrictions, 1972.

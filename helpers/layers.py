@@ -51,10 +51,8 @@ class DynamicDense(keras.layers.Dense):
     def build(self, input_shape):
         n_in = input_shape[-1]
         if self.D >= min(n_in, self.units):
-            raise ValueError(
-                f"D must be below {min(n_in, self.units)} for W {(n_in, self.units)}, not "
-                f"{self.D}: at full rank use keras.layers.Dense."
-            )
+            below = f"below {min(n_in, self.units)} for W {(n_in, self.units)}, not {self.D}"
+            raise ValueError(f"D must be {below}: at full rank use keras.layers.Dense.")
         super().build(input_shape)
         # Keras gives an optimizer the variables of a layer, never the layer. So the kernel carries
         # its projection, for helpers.optimizers: an attribute that Keras knows nothing of.

@@ -95,7 +95,7 @@ def train(
     smoothed labels (`smoothed`), or to the targets as they are.
 
     Args:
-        network, data: validation accuracy is recorded after each epoch.
+        data: its validation accuracy is recorded after each epoch.
         epochs: passes over the training part.
         seed: of the order of the batches.
         targets: (n, 10), probabilities to learn in place of the training labels.

@@ -1,8 +1,8 @@
 """Linear algebra alone: truncation, weighted or not, energy, sizes of factors, edge of the noise.
 
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
-D is how many singular values are kept; more than there are keeps all, and what is no whole number
-of at least 1 is a ValueError (`check_rank`). A shape is (n_in, n_out).
+D is how many singular values are kept, a whole number of at least 1, else ValueError
+(`check_rank`); more than there are keeps all. A shape is (n_in, n_out).
 Everything is computed in float64, by LAPACK or, for a few terms of many, by ARPACK.
 """
 
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
 
 
 def check_rank(D):
-    """D, if it is a whole number of at least 1; else ValueError, which says what is allowed."""
+    """Return D if it is a whole number of at least 1, else raise ValueError and say so."""
     if isinstance(D, bool) or not isinstance(D, numbers.Integral) or D < 1:
         raise ValueError(f"D must be a whole number of singular values, at least 1, not {D!r}.")
     return int(D)
@@ -296,7 +296,7 @@ def break_even_rank(shape):
 def noise_edge(shape, std):
     """The largest singular value of pure noise, std · (√n_in + √n_out), for large matrices.
 
-    Noise: independent entries of mean 0 and standard deviation std.
+    Its entries are independent, of mean 0 and standard deviation std.
 
     Source: Marchenko and Pastur, 1967; Bai and Yin, Annals of Probability 1993.
 

@@ -74,7 +74,8 @@ def batches(arrays, doing, probe, model, instead=None):
     """Batches of the arrays, which fit in memory, with a line of progress if they take long.
 
     Args:
-        arrays, doing: from `chosen`; what the line of progress says.
+        arrays: from `chosen`.
+        doing: what the line of progress says.
         probe: helpers.compress.watch.Watched, all inputs and outputs of whose layers are kept.
         model: the one that runs on them; while it does, it holds the outputs of all its layers.
         instead: as many other arrays, to be handed out in the place of these.

@@ -82,7 +82,7 @@ class Watched(NamedTuple):
 
 
 def watched(model, views):
-    """The Watched of a model and {path: a layer of it as a matrix} (`helpers.compress.kinds`)."""
+    """Watch layers of a model, {path: the layer as a matrix} (`helpers.compress.kinds`)."""
     chains, parts = {}, {}
     for path, kind in views.items():
         before, behind = Watch(), Watch()

@@ -436,8 +436,8 @@ def ranks_by_epoch(ranks, D, name, folder=None):
 def comparison(measured, seeds, baseline, name, folder=None):
     """Test accuracies as marks, beside the spread over seeds of the table of results.
 
-    {method: accuracy} of the run at hand, {method: accuracies (seeds,)}, a method being in either,
-    and the baseline's accuracy.
+    `measured` is {method: accuracy} of the run at hand, `seeds` {method: accuracies (seeds,)}. A
+    method may be in either.
     """
     figure, (ax,) = _panels(1, 4.2)
     methods = [*dict.fromkeys([*measured, *seeds])]

@@ -21,7 +21,7 @@ def write_whole(path):
     os.close(handle)
     try:
         yield Path(name)
-        os.umask(mask := os.umask(0))  # it is read by being set
+        os.umask(mask := os.umask(0))  # the user's, which can only be read by being set
         os.chmod(name, 0o666 & ~mask)  # mkstemp's files are private
         os.replace(name, path)
     finally:

@@ -270,7 +270,7 @@ def _pairs(table):
         return f"{100 * np.mean(points):+.2f} ± {100 * error:.2f} ({len(points)})"
 
     found = {label: differences(table, *pair) for pair, label in PAIRS.items()}
-    found = pd.DataFrame({label: by_rank for label, by_rank in found.items() if by_rank}).T
+    found = pd.DataFrame({label: by_D for label, by_D in found.items() if by_D}).sort_index().T
     found = found.map(cell, na_action="ignore").fillna("").rename(columns="D = {}".format)
     return "" if found.empty else _markdown(found.rename_axis("").reset_index())
 

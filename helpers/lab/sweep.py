@@ -217,7 +217,7 @@ def _reason(future):
 
 @contextlib.contextmanager
 def executor(scheduler, workers):
-    """Yield an executor: the Dask cluster, or so many processes here, stopped when it is left."""
+    """Yield an executor: the Dask cluster, or so many processes here, stopped at the end."""
     if scheduler:
         from distributed import Client  # takes a second
 
