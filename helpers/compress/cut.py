@@ -137,9 +137,7 @@ def chosen(model, names=None):
     able = graph.compressible(model)
     names = hidden_layers(model) if names is None else names
     if unknown := [name for name in names if name not in able]:
-        reasons = {name: kinds.refusal(layer) for name, layer in graph.leaves(model).items()}
-        reasons = [f"{name}: {reasons.get(name, 'no layer has this name')}" for name in unknown]
-        reasons = "; ".join(reasons)
+        reasons = "; ".join(f"{name}: {graph.why_not(model, name)}" for name in unknown)
         raise ValueError(f"{unknown} cannot be compressed ({reasons}); these can: {list(able)}.")
     return {name: kinds.of(able[name]) for name in names}
 

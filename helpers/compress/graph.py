@@ -48,6 +48,12 @@ def dynamic_layers(model):
     return {path: layer for path, layer in layers if isinstance(layer, DynamicDense)}
 
 
+def why_not(model, path):
+    """Why the layer of this path, or what there is instead, cannot be compressed."""
+    layer = leaves(model).get(path)
+    return kinds.refusal(layer) if layer is not None else "no layer has this name"
+
+
 def copy(model, chains, compiled=True):
     """A copy of the model, weights included, in which chains of layers replace those named.
 

@@ -90,7 +90,7 @@ class Dense:
         return _array(z).reshape(-1, self.shape[1])
 
     def second_moment(self, x, some=every):
-        """Σ xᵀx (n_in, n_in) over rows, its diagonal if they are unit vectors; Σ x; how many rows."""
+        """Σ xᵀx (n_in, n_in) over the rows, its diagonal if they are unit vectors; Σ x; count."""
         rows = self.rows(x, some)
         return rows.T @ rows, rows.sum(0), len(rows)
 
