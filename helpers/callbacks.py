@@ -127,20 +127,14 @@ def weigh(factors, C, Gamma):
     alone: where a later one is worth more than an earlier one, both get their mean.
 
     Args:
-        factors: helpers.svd.SVD, of rank D.
-        C: array (n_in, n_in), E[xᵀx] over the layer's inputs, or helpers.svd.Rows.
-        Gamma: array (n_out, n_out), E[gᵀg] over the loss's gradients in its outputs.
-
-    Returns:
-        helpers.svd.SVD, of the same vectors.
+        factors: helpers.svd.SVD, of rank D; the vectors stay the same.
+        C, Gamma: of the layer, as in helpers.compress.moments.Moments.
 
     Source of the means: isotonic regression, Barlow et al., Statistical Inference under Order
     Restrictions, 1972.
     """
     U, s, Vt = factors
-    if isinstance(C, svd.Rows):
-        seen = np.mean((C.x @ U) ** 2, axis=0)
-    else:
-        seen = np.sum(U * (C @ U), axis=0)
+    rows = isinstance(C, svd.Rows)
+    seen = np.mean((C.x @ U) ** 2, axis=0) if rows else np.sum(U * (C @ U), axis=0)
     felt = s**2 * seen * np.sum(Vt * (Vt @ Gamma), axis=1)
     return svd.SVD(U, np.sqrt(isotonic_regression(felt, increasing=False).x), Vt)

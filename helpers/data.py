@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import socket
 from dataclasses import dataclass
@@ -61,9 +62,6 @@ def load(dataset="auto"):
             project's folder. "auto": what $SVD_DATASET says, else "mnist", else "subset" with
             one line that says so.
 
-    Returns:
-        Data.
-
     Raises:
         DataError: the name is unknown, MNIST is out of reach, or the file is at fault.
     """
@@ -75,9 +73,8 @@ def load(dataset="auto"):
     if dataset.endswith(".npz") or find(dataset).exists():
         name = Path(dataset).name
         return _split(*_read(find(dataset)), name=f"{name}.npz" if name in known else name)
-    raise DataError(
-        f"dataset {dataset!r} is unknown: use 'auto', 'mnist', 'subset' or a path of an .npz file."
-    )
+    allowed = "'auto', 'mnist', 'subset' or a path of an .npz file"
+    raise DataError(f"dataset {dataset!r} is unknown: use {allowed}.")
 
 
 def _mnist():
@@ -110,13 +107,9 @@ def _split(x, y, x_test, y_test, name, held_out=None):
     x_train, x_val, y_train, y_val = train_test_split(
         x, y, test_size=held_out or len(x) // 12, stratify=y, random_state=0
     )
-    parts = (x_train, y_train, x_val, y_val, x_test, y_test)
-    scaled = [_pixels(part) if part.ndim == 3 else part.astype(np.int64) for part in parts]
-    return Data(name, *scaled)
-
-
-def _pixels(images):
-    return images.reshape(len(images), 784).astype(np.float32) / 255
+    images = [part.reshape(-1, 784).astype(np.float32) / 255 for part in (x_train, x_val, x_test)]
+    labels = [part.astype(np.int64) for part in (y_train, y_val, y_test)]
+    return Data(name, *itertools.chain(*zip(images, labels, strict=True)))
 
 
 def _digest(*arrays):
@@ -170,15 +163,14 @@ def _read(path):
         raise DataError(f"{path}: lacks the array {error.args[0].split()[0]}.") from error
     except Exception as error:  # of damaged bytes a dozen kinds, tokenize.TokenError among them
         raise DataError(f"{path}: damaged, or not an .npz of plain arrays ({error}).") from error
-    for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        fault = _fault(x, y, least=12 if part == "train" else 1)
-        if fault:
+    for part, pair, least in (("train", arrays[:2], 12), ("test", arrays[2:], 1)):
+        if fault := _fault(*pair, least):
             raise DataError(f"{path}: the {part} part {fault}.")
     return arrays
 
 
 def _fault(x, y, least):
-    """What is wrong with images x and labels y, or None; `least` images a class are needed."""
+    """What is wrong with images x and labels y, or ""; `least` images a class are needed."""
     if x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype != np.uint8:
         return f"has images of shape {x.shape} and type {x.dtype}, not (n, 28, 28) of uint8"
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
@@ -190,4 +182,4 @@ def _fault(x, y, least):
     counts = np.bincount(y, minlength=10)
     if counts.min() < least:
         return f"has {counts.min()} images of class {counts.argmin()}, at least {least} are needed"
-    return None
+    return ""

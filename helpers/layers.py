@@ -51,10 +51,8 @@ class DynamicDense(keras.layers.Dense):
     def build(self, input_shape):
         n_in = input_shape[-1]
         if self.D >= min(n_in, self.units):
-            raise ValueError(
-                f"D must be below {min(n_in, self.units)} for W {(n_in, self.units)}, not "
-                f"{self.D}: at full rank use keras.layers.Dense."
-            )
+            below = f"below {min(n_in, self.units)} for W {(n_in, self.units)}, not {self.D}"
+            raise ValueError(f"D must be {below}: at full rank use keras.layers.Dense.")
         super().build(input_shape)
         # Keras gives an optimizer the variables of a layer, never the layer. So the kernel carries
         # its projection, for helpers.optimizers: an attribute that Keras knows nothing of.
@@ -80,13 +78,10 @@ class DynamicDense(keras.layers.Dense):
         return SVD(*(part.numpy() for part in self._leading()))
 
     def fresh_svd(self, D=None):
-        """The SVD of W as it is now, in float64. The layer stays as it is.
+        """The helpers.svd.SVD of W as it is now, in float64. The layer stays as it is.
 
         Args:
             D: compute the D leading terms alone, which takes less time; all by default.
-
-        Returns:
-            helpers.svd.SVD.
 
         Raises:
             ValueError: W is not finite.
@@ -96,38 +91,18 @@ class DynamicDense(keras.layers.Dense):
             raise ValueError(NOT_FINITE.format(self.name))
         return decompose(W, D=D)
 
-    def spectrum(self, values=None):
-        """The leading singular values of W as it is now, all by default: array (values,).
-
-        The layer stays as it is. Errors as for `fresh_svd`.
-        """
-        return self.fresh_svd(values).s
-
     def refresh(self, fresh=None):
         """Set the factors to a fresh SVD of W.
 
         Args:
             fresh: from `fresh_svd`, to reuse, D terms or more; computed if missing.
-
-        Raises:
-            ValueError: W is not finite.
         """
         fresh = fresh or self.fresh_svd(self.D)
         # This step makes orthonormal what `fresh_svd` divides by singular values near 0.
         self._follow(tf.cast(fresh.Vt[: self.D], self.dtype))
 
     def track(self, steps):
-        """Renew all D factors by block power steps from the last ones; return them.
-
-        Args:
-            steps: a number of `subspace_step`.
-
-        Returns:
-            helpers.svd.SVD, D singular values.
-
-        Raises:
-            tf.errors.InvalidArgumentError: W is not finite.
-        """
+        """Renew all D factors by so many steps of `subspace_step`; return them, helpers.svd.SVD."""
         with tf.init_scope():
             for _ in range(steps):
                 self._follow(self.Vt)
@@ -163,10 +138,7 @@ class DynamicDense(keras.layers.Dense):
         return y if self.activation is None else self.activation(y)
 
     def project(self, X):
-        """The projection of X (n_in, units) onto the tangent space that the gradient lies in.
-
-        X itself for straight-through, whose gradient lies anywhere.
-        """
+        """X (n_in, units) in the tangent space of the gradient; X itself for straight-through."""
         if self.derivative == "straight_through":
             return X
         U, _, Vt = self._leading()
@@ -197,8 +169,7 @@ def subspace_step(W, Vt, name="W"):
     of the subspace shrinks by (σ_{D+1} / σ_D)² a step, while W moves little from step to step.
 
     Args:
-        W: tensor (n_in, n_out).
-        Vt: tensor (D, n_out), the last right singular vectors.
+        W, Vt: tensors (n_in, n_out), (D, n_out).
         name: of the layer, for the error.
 
     Returns:

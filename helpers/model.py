@@ -1,4 +1,7 @@
-"""The network, 784-1024×5-10: build, train, fine-tune, evaluate."""
+"""The network, 784-1024×5-10: build, train, fine-tune, evaluate.
+
+A network gives logits (n, 10) of images (n, 784); data are helpers.data.Data.
+"""
 
 import functools
 
@@ -92,8 +95,7 @@ def train(
     smoothed labels (`smoothed`), or to the targets as they are.
 
     Args:
-        network: (n, 784) → (n, 10) logits.
-        data: helpers.data.Data; validation accuracy is recorded after each epoch.
+        data: its validation accuracy is recorded after each epoch.
         epochs: passes over the training part.
         seed: of the order of the batches.
         targets: (n, 10), probabilities to learn in place of the training labels.
@@ -114,11 +116,7 @@ def fine_tune(network, data, epochs, seed, *, targets=None, learning_rate=2e-3, 
 
     AdamW, as the pace of SGD would depend on how a product is shared between its factors; light
     weight decay, 0.1, as there is no noise left to shrink; no dropout, as a low rank hinders the
-    network enough.
-
-    Args:
-        network: (n, 784) → (n, 10) logits; not changed.
-        data, epochs, seed, targets, learning_rate, callbacks: as for `train`.
+    network enough. The arguments are those of `train`; the network itself does not change.
 
     Returns:
         the trained copy, and its history as from `train`.
@@ -140,13 +138,7 @@ def train_dynamic(network, data, epochs, seed, *, callbacks=()):
     TangentSGD, whose steps stay in the space that the gradient is projected to; little weight
     decay, as it would shrink what is dropped for good; no dropout, as a low rank hinders the
     network enough. The rate, `dynamic_rate`, and the decay were chosen on validation data.
-
-    Args:
-        network: (n, 784) → (n, 10) logits; not changed.
-        data, epochs, seed, callbacks: as for `train`.
-
-    Returns:
-        the trained copy, and its history as from `train`.
+    Arguments, and what it returns, are as for `fine_tune`.
     """
     trained = without_dropout(network)
     rate = dynamic_rate(steps(data, epochs))
@@ -203,11 +195,7 @@ def smoothed(labels):
 
 
 def without_dropout(network):
-    """A copy of the network whose dropout layers drop nothing, for training at low rank.
-
-    Args:
-        network: a built Keras model, Sequential or functional; not changed.
-    """
+    """A copy of a built Keras model whose dropout layers drop nothing, for training at low rank."""
 
     def clone(layer):
         rate = {"rate": 0.0} if isinstance(layer, keras.layers.Dropout) else {}
@@ -245,12 +233,9 @@ def batches(x, y, seed):
 def shift(images, seed):
     """Each image (n, 784) moved to one of nine places, −1 to 1 pixel in each direction, at random.
 
-    The border is filled with 0. Does what keras.layers.RandomTranslation would, which takes
-    twenty times as long, about as long as the training step itself.
-
-    Args:
-        images: (n, 784), rows of 28 × 28 pixels.
-        seed: two integers; the same seed moves the same.
+    The border is filled with 0; the same seed, two integers, moves the same. It does what
+    keras.layers.RandomTranslation would, which takes twenty times as long, about as long as the
+    training step itself.
     """
     places = tf.random.stateless_uniform(tf.shape(images)[:1], seed, 0, 9, tf.int32)
     framed = tf.pad(tf.reshape(images, (-1, 28, 28)), [[0, 0], [1, 1], [1, 1]])

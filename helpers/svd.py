@@ -1,6 +1,8 @@
 """Linear algebra alone: truncation, weighted or not, energy, sizes of factors, edge of the noise.
 
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
+D is how many singular values are kept, a whole number of at least 1, else ValueError
+(`check_rank`); more than there are keeps all. A shape is (n_in, n_out).
 Everything is computed in float64, by LAPACK or, for a few terms of many, by ARPACK.
 """
 
@@ -35,26 +37,10 @@ class Rows(NamedTuple):
 
 
 def check_rank(D):
-    """Return D if it is a whole number of at least 1.
-
-    Raises:
-        ValueError: D is anything else; the message says what is allowed.
-
-    >>> check_rank(20)
-    20
-    """
+    """Return D if it is a whole number of at least 1, else raise ValueError and say so."""
     if isinstance(D, bool) or not isinstance(D, numbers.Integral) or D < 1:
         raise ValueError(f"D must be a whole number of singular values, at least 1, not {D!r}.")
     return int(D)
-
-
-def full_svd_is_faster(shape, D):
-    """Does a full SVD take less time than its D leading terms? From a quarter of the rank on.
-
-    >>> full_svd_is_faster((784, 1024), D=20), full_svd_is_faster((784, 1024), D=200)
-    (False, True)
-    """
-    return 4 * D > min(shape)
 
 
 @on_one_thread
@@ -80,9 +66,6 @@ def decompose(W, C=None, Gamma=None, D=None):
         Gamma: Γ, as C, (n_out, n_out) or (n_out,); the identity by default.
         D: compute the D leading terms alone, which takes less time; all by default.
 
-    Returns:
-        SVD with U (n_in, r), s (r,), Vt (r, n_out), r = min(n_in, n_out) or D.
-
     Raises:
         ValueError: W, C or Γ is not a finite matrix, or C or Γ does not fit W or has a negative
             eigenvalue.
@@ -101,25 +84,28 @@ def decompose(W, C=None, Gamma=None, D=None):
     if isinstance(C, Rows):
         return _decompose_by_rows(W, C.x, root("Gamma", Gamma, W.shape[1]), D)
     L, R = root("C", C, W.shape[0]), root("Gamma", Gamma, W.shape[1])
-    M = W if L is None else L[:, None] * W if L.ndim == 1 else L.T @ W
-    M = M if R is None else M * R if R.ndim == 1 else M @ R
-    U, s, Pt = _leading(M, D)
-    if L is not None:
-        U = U / L[:, None] if L.ndim == 1 else solve_triangular(L, U, trans=1, lower=True)
-    if R is not None:
-        Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
-    return SVD(U, s, Pt)
+    U, s, Pt = _leading(_weighted(_weighted(W.T, L).T, R), D)
+    return SVD(_unweighted(U.T, L).T, s, _unweighted(Pt, R))
 
 
 def _decompose_by_rows(W, x, R, D):
     """`decompose` of few rows: U diag(s) Vt R = W R P Pᵀ, with P of the outputs x W R."""
-    W = W if R is None else W * R if R.ndim == 1 else W @ R
+    W = _weighted(W, R)
     _, s, Pt = _leading(x @ W / np.sqrt(len(x)), D)
     s, Pt = (a[: max(1, np.sum(s > 1e-7 * s[0]))] for a in (s, Pt))
-    U = W @ Pt.T / np.where(s > 0, s, 1)
-    if R is not None:
-        Pt = Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
-    return SVD(U, s, Pt)
+    return SVD(W @ Pt.T / np.where(s > 0, s, 1), s, _unweighted(Pt, R))
+
+
+def _weighted(W, R):
+    """W R, by a `root` R."""
+    return W if R is None else W * R if R.ndim == 1 else W @ R
+
+
+def _unweighted(Pt, R):
+    """Pᵀ R⁻¹, by a `root` R."""
+    if R is None:
+        return Pt
+    return Pt / R if R.ndim == 1 else solve_triangular(R, Pt.T, trans=1, lower=True).T
 
 
 @on_one_thread
@@ -164,7 +150,7 @@ def _leading(M, D):
         U, s, Vt = _by_squares(M, D)
         if s[-1] > 1e-5 * s[0]:  # below, squares are lost in rounding
             return U, s, Vt
-    if D is None or full_svd_is_faster(M.shape, D) or not M.any():
+    if D is None or 4 * D > min(M.shape) or not M.any():  # then a full SVD takes less time
         U, s, Vt = np.linalg.svd(M, full_matrices=False)
         return U[:, :D], s[:D], Vt[:D]
     start = np.random.default_rng(0).normal(size=min(M.shape))  # the same for the same M
@@ -194,14 +180,11 @@ def root(side, M, n):
 
     Args:
         side: "C" or "Gamma", which are raised by different shares of their mean eigenvalue.
-        M: C or Γ, as for `decompose`.
+        M: C or Γ, and what is wrong with them, as for `decompose`.
         n: length of the side.
 
     Returns:
         L (n, n), lower triangular; (n,) of a diagonal; None for the identity.
-
-    Raises:
-        ValueError: M is not finite, not (n, n), or has a negative eigenvalue.
     """
     return None if M is None else _root(side, M, n)[0]
 
@@ -226,17 +209,7 @@ def _root(side, M, n, mean=None):
 
 
 def truncate(svd, D):
-    """The rank-D matrix of the D leading terms, W_D = U[:, :D] diag(s[:D]) Vt[:D].
-
-    Args:
-        svd: the factors of W (n_in, n_out).
-        D: singular values kept; more than there are keeps all.
-
-    Returns:
-        W_D (n_in, n_out), of the factors' precision.
-
-    Raises:
-        ValueError: D is not a whole number of at least 1.
+    """The matrix W_D = U[:, :D] diag(s[:D]) Vt[:D] (n_in, n_out), of the factors' precision.
 
     Source: Eckart and Young, Psychometrika 1936: no matrix of rank D is nearer to W.
 
@@ -250,19 +223,9 @@ def truncate(svd, D):
 
 
 def factors(svd, D):
-    """The two factors of the rank-D truncation, W_D = U_D Vt_D.
+    """The two factors of the rank-D truncation, W_D = U_D Vt_D: U_D (n_in, D) and Vt_D (D, n_out).
 
         U_D = U[:, :D],             Vt_D = diag(s[:D]) Vt[:D]
-
-    Args:
-        svd: the factors of W (n_in, n_out).
-        D: singular values kept; more than there are keeps all.
-
-    Returns:
-        U_D (n_in, D), Vt_D (D, n_out).
-
-    Raises:
-        ValueError: D is not a whole number of at least 1.
 
     >>> factors(decompose([[9.0, 0.0], [0.0, 4.0]]), D=1)
     (array([[1.],
@@ -274,17 +237,9 @@ def factors(svd, D):
 
 
 def energy(s, D):
-    """The share of the energy in the D leading singular values, Σ_{i≤D} σᵢ² / Σᵢ σᵢ².
+    """The share of the energy in the D leading singular values s (r,), Σ_{i≤D} σᵢ² / Σᵢ σᵢ².
 
-    Args:
-        s: singular values (r,).
-        D: singular values kept; more than there are keeps all.
-
-    Returns:
-        float from 0 to 1; 1 for the zero matrix, of which nothing is lost.
-
-    Raises:
-        ValueError: D is not a whole number of at least 1.
+    It is 1 for the zero matrix, of which nothing is lost.
 
     >>> energy([4.0, 3.0], D=1)
     0.64
@@ -295,17 +250,9 @@ def energy(s, D):
 
 
 def gap(s, D):
-    """The spectral gap σ_D − σ_{D+1} between what is kept and what is dropped.
+    """The spectral gap σ_D − σ_{D+1} between what is kept and what is dropped, of s (r,).
 
-    Args:
-        s: singular values (r,), descending.
-        D: singular values kept; with all kept, the gap is to 0.
-
-    Returns:
-        float, not negative.
-
-    Raises:
-        ValueError: D is not a whole number of at least 1.
+    With all kept, the gap is to 0.
 
     >>> gap([4.0, 3.0, 1.0], D=2)
     2.0
@@ -349,12 +296,7 @@ def break_even_rank(shape):
 def noise_edge(shape, std):
     """The largest singular value of pure noise, std · (√n_in + √n_out), for large matrices.
 
-    Args:
-        shape: (n_in, n_out) of a matrix of independent entries with mean 0.
-        std: their standard deviation.
-
-    Returns:
-        float, in units of the entries.
+    Its entries are independent, of mean 0 and standard deviation std.
 
     Source: Marchenko and Pastur, 1967; Bai and Yin, Annals of Probability 1993.
 
@@ -366,20 +308,14 @@ def noise_edge(shape, std):
 
 
 def noise_density(sigma, shape, std):
-    """The density of the singular values of pure noise (Marchenko–Pastur law).
+    """The density of the singular values sigma of pure noise, as for `noise_edge`.
 
         p(σ) = √((σ₊² − σ²)(σ² − σ₋²)) / (π · std² · min(n_in, n_out) · σ),   σ₋ < σ < σ₊,
         σ± = std · |√n_in ± √n_out|, and 0 elsewhere.
 
-    Args:
-        sigma: singular values (any shape), positive.
-        shape: (n_in, n_out) of a matrix of independent entries with mean 0.
-        std: their standard deviation.
+    sigma may have any shape, the densities have the same.
 
-    Returns:
-        array of sigma's shape; integrates to 1.
-
-    Source: Marchenko and Pastur, Mathematics of the USSR-Sbornik 1967.
+    Source: the law of Marchenko and Pastur, Mathematics of the USSR-Sbornik 1967.
     """
     sigma = np.asarray(sigma, dtype=float)
     n_in, n_out = shape

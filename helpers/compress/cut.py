@@ -1,4 +1,7 @@
-"""All layers cut at once, by one SVD each: truncated, factorized or dynamic."""
+"""All layers cut at once, by one SVD each: truncated, factorized or dynamic.
+
+A model is a built Keras model, Sequential or functional. It does not change.
+"""
 
 from typing import NamedTuple
 
@@ -15,14 +18,8 @@ from .merged import whole
 def hidden_layers(model):
     """Names of the layers to compress by default: all that can be but those that give the outputs.
 
-    These are Dense, convolutions, LSTM, GRU and embeddings (`helpers.compress.kinds`). Layers of
-    nested models are named by their path, "backbone/conv_1".
-
-    Args:
-        model: a built Keras model, Sequential or functional.
-
-    Returns:
-        list of str, in the model's order.
+    These are Dense, convolutions, LSTM, GRU and embeddings (`helpers.compress.kinds`), in the
+    model's order. Layers of nested models are named by their path, "backbone/conv_1".
 
     Raises:
         ValueError: the model is not built, or not made of Keras layers.
@@ -38,7 +35,7 @@ def decompose(model, layers=None):
     Of a dynamic layer it is the rank-D SVD that the layer computes with.
 
     Args:
-        model: a built Keras model, Sequential or functional; not changed.
+        model: a Keras model.
         layers: names of layers; `hidden_layers` by default.
 
     Returns:
@@ -56,14 +53,11 @@ def truncate(model, D, svds=None):
     All other layers, the biases and the architecture are kept.
 
     Args:
-        model: a built Keras model, Sequential or functional; not changed.
+        model: a Keras model.
         D: singular values kept, in every layer or as {layer name: D}; more than a matrix has keeps
             all. Cut are the layers that D names, else those of svds, else `hidden_layers`.
         svds: {layer name: helpers.svd.SVD}, from `decompose`, or from `observe` for a cut weighted
             by what the layers see; computed by `decompose` if missing.
-
-    Returns:
-        keras.Model.
 
     Raises:
         ValueError: D is not a valid rank, or a layer cannot be compressed or has no SVD in svds.
@@ -82,16 +76,8 @@ def factorize(model, D, svds=None):
     They are named after the layer, with _U and _Vt appended. All are plain Keras layers, without
     what constrains W, and give the outputs of `truncate`. Where two factors would not save
     parameters (`helpers.svd.break_even_rank`), the layer stays one, with kernel W_D. Pairs that
-    the model has already are merged first (`helpers.compress.merge`).
-
-    Args:
-        model, D, svds: as for `truncate`.
-
-    Returns:
-        keras.Model.
-
-    Raises:
-        ValueError: as for `truncate`.
+    the model has already are merged first (`helpers.compress.merge`). Arguments and errors are as
+    for `truncate`.
     """
     model = whole(model)
     cuts = _cuts(model, D, svds)
@@ -109,9 +95,6 @@ def dynamic(model, D, svds=None, **options):
         model, D, svds: as for `truncate`; svds must be plain.
         **options: `derivative` and `tracking` of `helpers.layers.DynamicDense`.
 
-    Returns:
-        keras.Model.
-
     Raises:
         ValueError: as for `truncate`, an option is not allowed, or D names a layer that is not
             Dense.
@@ -128,16 +111,9 @@ def dynamic(model, D, svds=None, **options):
 
 
 def kept_parameters(model, ranks):
-    """Parameters of `model` when each named layer is stored at its rank, in its smaller form.
+    """Parameters of `model` at ranks {layer name: D}, each layer stored in its smaller form.
 
     A layer beyond its break-even rank stays dense; biases and all other layers count whole.
-
-    Args:
-        model: a built Keras model.
-        ranks: {layer name: D}.
-
-    Returns:
-        int, numbers to store.
     """
     model = whole(model)
     total = model.count_params()
@@ -161,10 +137,8 @@ def chosen(model, names=None):
     able = graph.compressible(model)
     names = hidden_layers(model) if names is None else names
     if unknown := [name for name in names if name not in able]:
-        reasons = [f"{name}: {graph.why_not(model, name)}" for name in unknown]
-        raise ValueError(
-            f"{unknown} cannot be compressed ({'; '.join(reasons)}); these can: {list(able)}."
-        )
+        reasons = "; ".join(f"{name}: {graph.why_not(model, name)}" for name in unknown)
+        raise ValueError(f"{unknown} cannot be compressed ({reasons}); these can: {list(able)}.")
     return {name: kinds.of(able[name]) for name in names}
 
 
@@ -182,9 +156,7 @@ def _cuts(model, D, svds):
         svds = {name: kind.decompose(ranks[name]) for name, kind in every.items()}
     if missing := [name for name in ranks if name not in svds]:
         raise ValueError(f"svds lack the layers {missing}.")
-    return {
-        name: Cut(every[name], svds[name], rank, every[name].bias) for name, rank in ranks.items()
-    }
+    return {n: Cut(every[n], svds[n], rank, every[n].bias) for n, rank in ranks.items()}
 
 
 def one(cut):

@@ -9,11 +9,8 @@ def surprises(model, loss, weights=None):
     """For each output of a model, a function (outputs, seed) → the root of its loss's weight times
     its surprise, −log p of drawn labels, summed: squares of its gradients are in units of the loss.
 
-    Args:
-        model: a built Keras model.
-        loss: as `model.compile` takes it: one for all outputs, a list, or a dict by their names;
-            an output whose loss is None is not felt.
-        weights: of the losses, in the same way.
+    A loss is one for all outputs, a list, or a dict by their names, as `model.compile` takes it;
+    so are the weights. An output whose loss is None is not felt.
 
     Raises:
         ValueError: these are not as many as the outputs, or name others; labels cannot be drawn.

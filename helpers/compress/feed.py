@@ -19,12 +19,9 @@ QUIET = 5  # seconds before there is a line of progress
 def chosen(model, inputs, samples):
     """So many of the inputs: a list of arrays, one for each input of the model.
 
-    Args:
-        model: a built Keras model.
-        inputs: of the model, as for `model.fit`: an array, a list or a dict of arrays, of which
-            some are taken, evenly spread; or a tf.data.Dataset, a keras.utils.PyDataset or a
-            generator of batches, alone or with labels, of which the first are taken.
-        samples: how many, at most.
+    Of arrays (one, a list or a dict) some are taken, evenly spread; of a tf.data.Dataset, a
+    keras.utils.PyDataset or a generator of batches, alone or with labels, the first. There are
+    `samples` at most.
 
     Raises:
         ValueError: the inputs do not fit the model, or one another.

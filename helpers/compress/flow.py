@@ -73,9 +73,8 @@ def output_layers(model):
 
 
 def _nodes(model):
-    """A functional model's {(layer name, which call): what feeds it}, its inputs and outputs.
-
-    Each is given as (layer name, which call, which of its outputs).
+    """A functional model's {(layer name, which call): what feeds it}, its inputs and outputs, each
+    as (layer name, which call, which of its outputs).
     """
     # A subclass with a constructor of its own has a configuration without a graph.
     config = keras.Model(model.input, model.output).get_config()

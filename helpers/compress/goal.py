@@ -51,7 +51,7 @@ def reach(seen, goals, evaluate, tune, what, multiple):
         raise ValueError(f"the layers {dynamic} are dynamic: factorize the model first.")
     if not isinstance(multiple, numbers.Integral) or isinstance(multiple, bool) or multiple < 1:
         raise ValueError(f"multiple must be a whole number, at least 1, not {multiple!r}.")
-    search = _Search(seen, what, multiple, counted, _measure(evaluate), tune or (lambda net: net))
+    search = _Search(seen, what, multiple, counted, evaluate, tune or (lambda net: net))
     if name == "score":
         return search.smallest(goal)
     if name == "energy":
@@ -62,9 +62,9 @@ def reach(seen, goals, evaluate, tune, what, multiple):
 class _Search:
     """Networks of one model, cut to one budget after another."""
 
-    def __init__(self, seen, what, multiple, counted, measure, tune):
+    def __init__(self, seen, what, multiple, counted, evaluate, tune):
         self.seen, self.multiple = seen, multiple
-        self.measure, self.tune = measure, tune
+        self.evaluate, self.tune = evaluate, tune
         self.size = watch.total if counted else (lambda network: network.count_params())
         adds = watch.multiply_adds(seen.whole) if counted else None
         self.parts = seen.parts(**what, adds=adds)
@@ -76,6 +76,16 @@ class _Search:
     def shared(self, budget):
         """The Share of a budget for the whole model."""
         return share(self.parts, budget - self.rest, self.multiple)
+
+    def measure(self, network):
+        """The network's score, which goes on the curve; None without `evaluate`."""
+        if self.evaluate is None:
+            return None
+        score = self.evaluate(network)
+        if not _is_number(score):
+            raise ValueError(f"evaluate must return a finite number, not {score!r}.")
+        self.curve.append(Point(network.count_params(), float(score)))
+        return float(score)
 
     def within(self, budget):
         """Found, of a budget."""
@@ -90,15 +100,12 @@ class _Search:
         if not isinstance(network, keras.Model):
             raise ValueError(f"tune must return a network, not {network!r}.")
         score = self.measure(network)
-        if score is not None:
-            self.curve.append(Point(network.count_params(), score))
         return Found(widths, ranks, network, score, True, sorted(self.curve), rise)
 
     def smallest(self, score):
         """Found, the smallest network with this score."""
         line, model = Line(), self.seen.model
         found = Found({}, {}, model, self.measure(model), True, [], 0.0)
-        self.curve.append(Point(model.count_params(), found.score))
         if found.score < score:
             raise ValueError(f"the model itself scores {found.score:.4g}, below {score:.4g}.")
         whole = self.size(model)
@@ -155,29 +162,12 @@ def _checked(goals, evaluate, model):
         raise ValueError("a score needs `evaluate`, a function from a network to a number.")
     if evaluate is not None and not callable(evaluate):
         raise ValueError(f"evaluate must be a function, not {evaluate!r}.")
-    whole = {"fraction": 1, "energy": 1}
-    if name == "parameters":
-        whole[name] = model.count_params()
-    elif name == "multiply_adds":
-        whole[name] = watch.total(model)
-    if not _is_number(goal) or (name in whole and not 0 < goal <= whole[name]):
-        allowed = f"above 0, at most {whole[name]:,}" if name in whole else "a finite number"
+    sizes = {"parameters": keras.Model.count_params, "multiply_adds": watch.total}
+    most = math.inf if name == "score" else sizes.get(name, lambda model: 1)(model)
+    if not _is_number(goal) or (name != "score" and not 0 < goal <= most):
+        allowed = "a finite number" if name == "score" else f"above 0, at most {most:,}"
         raise ValueError(f"{name} must be {allowed}, not {goal!r}.")
     return name, goal
-
-
-def _measure(evaluate):
-    """`evaluate`, which must return a finite number; None without it."""
-
-    def measure(network):
-        if evaluate is None:
-            return None
-        score = evaluate(network)
-        if not _is_number(score):
-            raise ValueError(f"evaluate must return a finite number, not {score!r}.")
-        return float(score)
-
-    return measure
 
 
 def _is_number(value):

@@ -57,11 +57,8 @@ def why_not(model, path):
 def copy(model, chains, compiled=True):
     """A copy of the model, weights included, in which chains of layers replace those named.
 
-    Args:
-        model: a built Keras model, Sequential or functional.
-        chains: {path of a layer: [(new layer, its weights), …]}; the layer goes if
-            that is empty.
-        compiled: compile the copy as the model is (`compile_as`).
+    Chains are {path of a layer: [(new layer, its weights), …]}; the layer goes if that is empty.
+    If `compiled`, the copy is compiled as the model is (`compile_as`).
 
     Raises:
         ValueError: a layer cannot be made anew, or two layers hold the same weights.
@@ -131,9 +128,8 @@ def _anew(layer):
             twin.set_vocabulary(layer.get_vocabulary())
         return twin
     except Exception as error:  # a layer of the user's may raise anything, and Lambda refuses
-        raise ValueError(
-            f"the layer {layer.name} cannot be made anew from its configuration: {error}"
-        ) from error
+        reason = f"cannot be made anew from its configuration: {error}"
+        raise ValueError(f"the layer {layer.name} {reason}") from error
 
 
 def _copy(model, new):
@@ -162,13 +158,10 @@ def _copy(model, new):
         return start
 
     def call(layer, *inputs, **arguments):
-        if chains[id(layer)] == [layer]:
-            return layer(*inputs, **arguments)
-        if inputs:
-            x, *others = inputs
-        else:
-            x, others = arguments.pop(next(iter(arguments))), []
         chain = chains[id(layer)]
+        if chain == [layer]:
+            return layer(*inputs, **arguments)
+        x, *others = inputs or [arguments.pop(next(iter(arguments)))]
         for part in chain[:-1]:
             x = part(x)
         return chain[-1](x, *others, **arguments) if chain else x

@@ -14,6 +14,9 @@ from .. import svd
 from ..backend import keras
 from ..layers import DynamicDense
 
+L = keras.layers
+WINDOW = "kernel_size", "strides", "dilation_rate"  # options of a convolution
+
 
 def every(n):
     """All of n rows."""
@@ -23,11 +26,8 @@ def every(n):
 class Dense:
     """A layer seen as z = x W + b, with rows x (n, n_in), W (n_in, n_out), and rows z (n, n_out).
 
-    Here for keras.layers.Dense, whose rows lie along the last axis. Chains are lists of
-    (new layer, its weights), as `helpers.compress.graph.copy` takes them.
-
-    Args:
-        layer: built, of a type in KINDS.
+    Here for a built keras.layers.Dense, whose rows lie along the last axis. Chains are lists of
+    (new layer, its weights), as `helpers.compress.graph.copy` takes them; a bias is [b] or [].
     """
 
     bare: ClassVar = {"activation": None, "activity_regularizer": None}  # z as it is
@@ -81,9 +81,7 @@ class Dense:
     def rows(self, x, some=every):
         """The rows (n, n_in) that W multiplies, of inputs x of the layer.
 
-        Args:
-            x: inputs of the layer.
-            some: a function from how many rows there are to those that are wanted.
+        `some` is a function from how many rows there are to those that are wanted.
         """
         return _some(_array(x).reshape(-1, self.shape[0]), some)
 
@@ -92,11 +90,7 @@ class Dense:
         return _array(z).reshape(-1, self.shape[1])
 
     def second_moment(self, x, some=every):
-        """Σ xᵀx over the rows, or, if they are unit vectors, its diagonal; Σ x; how many there are.
-
-        Returns:
-            array (n_in, n_in) or (n_in,), array (n_in,), int.
-        """
+        """Σ xᵀx (n_in, n_in) over the rows, its diagonal if they are unit vectors; Σ x; count."""
         rows = self.rows(x, some)
         return rows.T @ rows, rows.sum(0), len(rows)
 
@@ -109,15 +103,10 @@ class Dense:
         return [np.ravel(b) + lost for b in self.bias]
 
     def count(self, z, x):
-        """Multiply-adds of one call, whole, and of two factors for each singular value.
-
-        Args:
-            z, x: what it gave, and what it was given.
-
-        Returns:
-            of the layer; of the first factor, an input; of the second, an output.
+        """Multiply-adds of a call that gave z of x: of the layer; of a singular value, for each
+        input of the first factor, and for each output of the second.
         """
-        rows = len(self.rows_out(z))
+        rows = len(self.rows(x))
         return rows * math.prod(self.shape), rows, rows
 
     def like(self, **changes):
@@ -142,7 +131,7 @@ class Dense:
         """The chain of one that gives z = x W + b, and the chain that goes on from there."""
         activation = getattr(self.layer, "activation", None)
         options = {"dtype": self.layer.dtype_policy, "name": f"{self.layer.name}_activation"}
-        rest = keras.layers.Activation(activation, **options)
+        rest = L.Activation(activation, **options)
         return self.one(self.matrix(), self.bias, **self.bare), [(rest, [])]
 
     def one(self, W, bias, **changes):
@@ -152,10 +141,7 @@ class Dense:
     def pair(self, U, Vt, bias):
         """The chain of two layers, n_in → D, linear, and D → n_out, which ends as this layer does.
 
-        Args:
-            U: (n_in, D).
-            Vt: (D, n_out).
-            bias: [b] or [].
+        U is (n_in, D), Vt (D, n_out).
         """
         first, second = self.factors(U.shape[1])
         return [(first, [U]), (second, [Vt, *bias])]
@@ -211,8 +197,7 @@ class Dynamic(Dense):
         return Dense(layer)
 
     def like(self, **changes):
-        plain = keras.layers.Dense
-        return plain.from_config(plain.get_config(self.layer) | changes)
+        return L.Dense.from_config(L.Dense.get_config(self.layer) | changes)
 
 
 class Conv(Dense):
@@ -263,18 +248,21 @@ class Conv(Dense):
     def rows_out(self, z):
         return self._channels_last(z).reshape(-1, self.kernel.shape[self.out_axis])
 
+    def count(self, z, x):
+        rows = len(self.rows_out(z))
+        return rows * math.prod(self.shape), rows, rows
+
     def _channels_last(self, z):
         first = self.layer.data_format == "channels_first"
         return np.moveaxis(_array(z), 1, -1) if first else _array(z)
 
     def window(self, first):
-        names = "kernel_size", "strides", "dilation_rate"
-        sides = {n: (getattr(first, n), getattr(self.layer, n)) for n in names}
-        return {n: tuple(map(max, *both)) for n, both in sides.items()} | {"padding": first.padding}
+        sides = {n: map(max, getattr(first, n), getattr(self.layer, n)) for n in WINDOW}
+        return {n: tuple(both) for n, both in sides.items()} | {"padding": first.padding}
 
     def factors(self, D):
         first, _ = super().factors(D)
-        pointwise = {"kernel_size": 1, "strides": 1, "padding": "valid", "dilation_rate": 1}
+        pointwise = dict.fromkeys(WINDOW, 1) | {"padding": "valid"}
         return first, self.like(**self.named("Vt"), **pointwise)
 
 
@@ -321,10 +309,8 @@ class Crossed(Conv):
         return [(first, [U]), (second, [np.swapaxes(Vt, 0, 1), *bias])]
 
     def factors(self, D):
-        names = "kernel_size", "strides", "dilation_rate"
-        sides = [getattr(self.layer, name) for name in names]
-        vertical = {name: (side[0], 1) for name, side in zip(names, sides, strict=True)}
-        horizontal = {name: (1, side[1]) for name, side in zip(names, sides, strict=True)}
+        vertical = {name: (getattr(self.layer, name)[0], 1) for name in WINDOW}
+        horizontal = {name: (1, getattr(self.layer, name)[1]) for name in WINDOW}
         first = self.like(**self.named("U"), filters=D, **vertical, **self.linear)
         return first, self.like(**self.named("Vt"), **horizontal)
 
@@ -349,6 +335,7 @@ class Transposed(Conv):
     in_axis, out_axis = -1, -2
     takes_means = False  # a bias has one number for all places of the window
     refusal = Dense.refusal  # it knows no groups
+    count = Dense.count  # rows are inputs
 
     @property
     def shape(self):
@@ -371,20 +358,16 @@ class Transposed(Conv):
         return np.kron(np.eye(math.prod(self.kernel.shape[:-2])), each)
 
     def moved_bias(self, lost):
-        return [np.ravel(b) for b in self.bias]  # nothing is lost in the mean that it could hold
-
-    def count(self, z, x):
-        rows = len(self.rows(x))
-        return rows * math.prod(self.shape), rows, rows
+        return super(Conv, self).moved_bias(0)  # nothing is lost in the mean that it could hold
 
     def pair(self, U, Vt, bias):
         first, second = self.factors(U.shape[1])
         return [(first, [U]), (second, [self.fold(Vt), *bias])]
 
     def factors(self, D):
-        pointwise = POINTWISE[type(self.layer)]
         options = {"data_format": self.layer.data_format, "name": f"{self.layer.name}_U"}
-        return self.beside(pointwise, D, 1, **options), self.like(**self.named("Vt"))
+        pointwise = self.beside(CONVS[type(self.layer)], D, 1, **options)
+        return pointwise, self.like(**self.named("Vt"))
 
     def after(self, first, name):
         kernel = np.matmul(self.kernel, np.swapaxes(first.kernel, -1, -2))
@@ -408,20 +391,16 @@ class Recurrent(Dense):
         plain = all(len(c.weights) == 2 + c.use_bias and type(c) in CELLS for c in self.directions)
         if any(direction.stateful for direction in self.directions):
             return "recurrent and stateful: what it sees depends on the order of the batches"
-        return "" if plain else "recurrent, but neither LSTM nor GRU as Keras makes them"
+        return "" if plain else OTHER_CELLS
 
     @property
     def directions(self):
-        both = isinstance(self.layer, keras.layers.Bidirectional)
+        both = isinstance(self.layer, L.Bidirectional)
         return [self.layer.forward_layer, self.layer.backward_layer] if both else [self.layer]
 
     @property
     def kernel(self):
         return np.concatenate([direction.weights[0] for direction in self.directions], axis=1)
-
-    def count(self, z, x):
-        rows = math.prod(x.shape[:-1])
-        return rows * math.prod(self.shape), rows, rows
 
     def same_form(self, layer):
         return of(layer)  # a Dense layer where it is watched
@@ -437,7 +416,7 @@ class Recurrent(Dense):
 
     def watched(self):
         n_out = self.shape[1]
-        dense = self.beside(keras.layers.Dense, n_out, name=f"{self.layer.name}_kernel")
+        dense = self.beside(L.Dense, n_out, name=f"{self.layer.name}_kernel")
         return [(dense, [self.matrix()])], self.one(np.eye(n_out), ())
 
     def resized(self, kernel, bias):
@@ -453,7 +432,7 @@ class Recurrent(Dense):
 
     def pair(self, U, Vt, bias):
         name = self.layer.name
-        first = self.beside(keras.layers.Dense, U.shape[1], name=f"{name}_U")
+        first = self.beside(L.Dense, U.shape[1], name=f"{name}_U")
         return [(first, [U]), *self.one(Vt, bias, name=f"{name}_Vt")]
 
     def after(self, first, name):
@@ -494,7 +473,7 @@ class Embedding(Dense):
         first = self.like(**self.named("U"), output_dim=D, **self.linear)
         options = {"activity_regularizer": self.layer.activity_regularizer}
         options["name"] = f"{self.layer.name}_Vt"
-        return first, self.beside(keras.layers.Dense, self.shape[1], **options)
+        return first, self.beside(L.Dense, self.shape[1], **options)
 
     def merged(self, second):
         kernel, name = np.matmul(self.kernel, second.kernel), self.layer.name.removesuffix("_U")
@@ -503,52 +482,42 @@ class Embedding(Dense):
 
 
 KINDS = {
-    keras.layers.Dense: Dense,
+    L.Dense: Dense,
     DynamicDense: Dynamic,
-    keras.layers.Conv1D: Conv,
-    keras.layers.Conv2D: conv2d,
-    keras.layers.Conv3D: Conv,
-    keras.layers.Conv1DTranspose: Transposed,
-    keras.layers.Conv2DTranspose: Transposed,
-    keras.layers.Conv3DTranspose: Transposed,
-    keras.layers.LSTM: Recurrent,
-    keras.layers.GRU: Recurrent,
-    keras.layers.Bidirectional: Recurrent,
-    keras.layers.Embedding: Embedding,
+    L.Conv1D: Conv,
+    L.Conv2D: conv2d,
+    L.Conv3D: Conv,
+    L.Conv1DTranspose: Transposed,
+    L.Conv2DTranspose: Transposed,
+    L.Conv3DTranspose: Transposed,
+    L.LSTM: Recurrent,
+    L.GRU: Recurrent,
+    L.Bidirectional: Recurrent,
+    L.Embedding: Embedding,
 }
-CELLS = keras.layers.LSTM, keras.layers.GRU
-POINTWISE = {
-    keras.layers.Conv1DTranspose: keras.layers.Conv1D,
-    keras.layers.Conv2DTranspose: keras.layers.Conv2D,
-    keras.layers.Conv3DTranspose: keras.layers.Conv3D,
-}
+CELLS = L.LSTM, L.GRU
+CONVS = {L.Conv1DTranspose: L.Conv1D, L.Conv2DTranspose: L.Conv2D, L.Conv3DTranspose: L.Conv3D}
 
 NO_MATRIX = "no matrix"
-LEFT_ALONE = [
-    (
-        (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention),
-        "attention: its matrices are inside, where no other layer can take their place",
-    ),
-    (
-        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-        "depthwise: each channel has a small filter of its own",
-    ),
-    (
-        (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-        "separable: it is factorized already",
-    ),
-    ((keras.layers.RNN,), "recurrent, but neither LSTM nor GRU as Keras makes them"),
-    ((keras.layers.Wrapper,), "a wrapper, which calls the layer inside"),
-    ((keras.Model,), "a subclassed model: no graph says how its layers connect"),
-    (tuple(KINDS), "a subclass, with a call of its own"),
-]
+ATTENTION = "attention: its matrices are inside, where no other layer can take their place"
+DEPTHWISE = "depthwise: each channel has a small filter of its own"
+OTHER_CELLS = "recurrent, but neither LSTM nor GRU as Keras makes them"
+LEFT_ALONE = {
+    (L.MultiHeadAttention, L.GroupQueryAttention): ATTENTION,
+    (L.DepthwiseConv1D, L.DepthwiseConv2D): DEPTHWISE,
+    (L.SeparableConv1D, L.SeparableConv2D): "separable: it is factorized already",
+    L.RNN: OTHER_CELLS,
+    L.Wrapper: "a wrapper, which calls the layer inside",
+    keras.Model: "a subclassed model: no graph says how its layers connect",
+    tuple(KINDS): "a subclass, with a call of its own",
+}
 
 
 def refusal(layer):
     """Why a built layer cannot be compressed, in words; "" if it can."""
     if type(layer) in KINDS:
         return KINDS[type(layer)](layer).refusal
-    for types, reason in LEFT_ALONE:
+    for types, reason in LEFT_ALONE.items():
         if isinstance(layer, types):
             return reason
     if all(len(weight.shape) < 2 for weight in layer.weights):

@@ -7,14 +7,8 @@ from .flow import flow
 def merge(model):
     """A copy of the model in which pairs from `factorize` are one layer again, W = U Vt.
 
-    It gives the same outputs, whether the pairs were trained since or not, and can be cut again:
-    the result is as if it had been cut only once.
-
-    Args:
-        model: a built Keras model, Sequential or functional; not changed.
-
-    Returns:
-        keras.Model, in which X_U and X_Vt have become X.
+    X_U and X_Vt become X. The copy gives the same outputs, whether the pairs were trained since or
+    not, and can be cut again: the result is as if it had been cut only once.
 
     Raises:
         ValueError: the model cannot be copied.

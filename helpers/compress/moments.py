@@ -51,13 +51,9 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     position, but in an embedding with mask_zero, where it does not count.
 
     Args:
-        model: a built Keras model, Sequential or functional; not changed.
         names: of layers that multiply by a matrix (`helpers.compress.graph.compressible`).
-        inputs: of the model, as for `model.predict`.
-        loss: a Keras loss or its name: cross-entropy or mean squared error; several outputs may
-            have several (`helpers.compress.drawn.surprises`). None: no Γ.
-        samples: how many of the inputs are used.
-        weights: of the losses.
+        model, inputs, loss, samples, weights: as for `helpers.compress.observe`. Without a loss
+            there is no Γ.
 
     Returns:
         {layer name: Moments}.
@@ -143,9 +139,6 @@ def regression(before, after, name, inputs, rows):
         name: of the layer. Means are removed only if its bias can hold them.
         inputs: a list of arrays, as from `helpers.compress.feed.chosen`.
         rows: that the layer multiplies for all inputs, from `measure`.
-
-    Returns:
-        Regression.
     """
     view, whole = after.parts[name][1], before.parts[name][1]
     W = whole.matrix()

@@ -19,14 +19,10 @@ IN_PLACE = [L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity, L.Rescaling]
 IN_PLACE += [L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D]
 IN_PLACE += [L.AlphaDropout, L.GaussianNoise, L.GaussianDropout]
 IN_PLACE += [L.ActivityRegularization, L.BatchNormalization]
-MOVING = [L.Flatten, L.Reshape]
-MOVING += [L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D]
-MOVING += [L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D]
-MOVING += [L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D]
-MOVING += [L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D]
-MOVING += [L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D]
-MOVING += [L.Cropping1D, L.Cropping2D, L.Cropping3D]
-MOVING += [L.UpSampling1D, L.UpSampling2D, L.UpSampling3D]
+SPATIAL = ["MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling"]
+SPATIAL += ["ZeroPadding", "Cropping", "UpSampling"]
+MOVING = [getattr(L, f"{name}{n}D") for name in SPATIAL for n in (1, 2, 3)]
+MOVING += [L.Flatten, L.Reshape]
 
 
 class Link(NamedTuple):
@@ -50,15 +46,7 @@ class Stay(Exception):
 
 
 def links(model, paths):
-    """Which of these layers' neurons can go, and why the others stay.
-
-    Args:
-        model: a built Keras model, Sequential or functional.
-        paths: of compressible layers.
-
-    Returns:
-        {path: Link}, {path: reason}.
-    """
+    """{path: Link} of these layers, if their neurons can go, and {path: reason} if they stay."""
     layers, calls, found, reasons = graph.leaves(model), flow(model), {}, {}
     for path in paths:
         try:
@@ -86,7 +74,7 @@ def _link(path, layers, calls):
     for other in (*between, consumer):
         if other.rpartition("/")[0] != path.rpartition("/")[0]:
             raise Stay(f"they go to {other}, in another model")
-    if not _is_alone(getattr(layers[path], "activation", None)):
+    if not _is_alone(layers[path]):
         raise Stay("their activation compares them with one another")
     return _marked(kind, [(p, layers[p]) for p in between], consumer, layers)
 
@@ -106,17 +94,14 @@ def _follow(call, layers, calls):
         layer = layers.get(call[0])
         if layer is not None and not kinds.refusal(layer):
             return call[0], tuple(between)
-        if type(layer) not in (*IN_PLACE, *MOVING) or not _is_alone(
-            getattr(layer, "activation", None)
-        ):
+        if type(layer) not in (*IN_PLACE, *MOVING) or not _is_alone(layer):
             raise Stay(f"they go to {call[0]}")
         between.append(call[0])
 
 
-def _is_alone(activation):
-    """Does an activation treat each neuron alone? Then nothing changes where some are left out."""
-    if activation is None:
-        return True
+def _is_alone(layer):
+    """Does its activation treat each neuron alone? Then nothing changes if some are left out."""
+    activation = getattr(layer, "activation", None) or keras.activations.linear
     z = np.random.default_rng(0).normal(size=(5, 8)).astype("float32")
     some, every = (np.asarray(activation(keras.ops.convert_to_tensor(x))) for x in (z[:, :3], z))
     return some.shape == (5, 3) and np.allclose(some, every[:, :3], atol=1e-6)
@@ -161,15 +146,12 @@ def _neurons(marks, axis, count):
 
 
 def narrow(model, links, kept):
-    """A copy of the model without the neurons that are not kept, nothing else changed.
+    """A copy of the model, not compiled, without the neurons that are not kept.
 
     Args:
         model: a built Keras model, Sequential or functional; not changed.
         links: {path: Link}.
         kept: {path: numbers of the neurons that stay, ascending}.
-
-    Returns:
-        keras.Model, not compiled, with layers of the same names.
     """
     layers, chains = graph.leaves(model), {}
     inputs = {links[path].consumer: path for path in kept}

@@ -25,9 +25,6 @@ def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES, loss
         samples: how many of the inputs are used: evenly spread, or the first of a dataset.
         loss_weights: of several losses, as `model.compile` takes them.
 
-    Returns:
-        Observed.
-
     Raises:
         ValueError: a layer cannot be compressed, inputs do not fit the model or are too few, the
             loss is not one that labels can be drawn for, or does not fit the outputs.
@@ -48,9 +45,8 @@ def observe(model, inputs, loss=None, layers=None, samples=moments.SAMPLES, loss
     seen = moments.measure(whole, list(every), inputs, loss, samples, loss_weights)
     for name, link in [*links.items()]:
         if isinstance(C := seen[link.consumer].C, svd.Rows):
-            stay[name] = (
-                f"its neurons stay: {link.consumer} sees {len(C.x)} rows, too few for its inputs"
-            )
+            too_few = f"{link.consumer} sees {len(C.x)} rows, too few for its inputs"
+            stay[name] = f"its neurons stay: {too_few}"
             del links[name]
     return Observed(model, whole, [*chosen], every, links, stay, inputs, seen)
 
@@ -101,19 +97,18 @@ class Observed:
     def parts(self, neurons=True, ranks=True, adds=None):
         """{layer name: Part}, priced in parameters, or by the Counts of multiply-adds."""
         sources = {link.consumer: name for name, link in self._links.items()} if neurons else {}
-        found = {}
+        found, layers = {}, graph.leaves(self.whole)
         for name, view in self._views.items():
             n_in, n_out = view.shape
             values = gains = np.empty(0)
-            each = 0
+            prices = 1.0, (1.0, 1.0), 0.0
             if ranks and name in self._names:
                 values = self.svds[name].s ** 2 / 2
             if neurons and name in self._links:
                 link, gains = self._links[name], self.neurons[name].gains / 2
                 gains = np.pad(gains, (0, link.count - len(gains)))
-                vectors = [len(e) * len(self._weights(p)) for p, e in link.vectors.items()]
-                each = len(view.bias) + sum(vectors) / link.count
-            prices = (1.0, (1.0, 1.0), each)
+                vectors = [len(e) * len(layers[p].weights) for p, e in link.vectors.items()]
+                prices = 1.0, (1.0, 1.0), len(view.bias) + sum(vectors) / link.count
             if adds is not None:
                 count = adds[name]
                 prices = count.whole / (n_in * n_out), (count.first, count.second), 0.0
@@ -126,22 +121,14 @@ class Observed:
         gains = self.neurons[name].gains[width:] if name in self.neurons else np.empty(0)
         return float(dropped.sum() + gains.sum()) / 2
 
-    def _weights(self, path):
-        return graph.leaves(self.whole)[path].weights
-
     def layer_by_layer(self, D):
         """The factorized network whose layers are cut in turn, each for what it gets by then.
 
-        A layer's kernel becomes the reduced-rank regression of its former outputs on the inputs
-        that the layers cut before it now give (`helpers.svd.regress`), measured by Γ; its bias
-        makes up for the rest in the mean.
+        See `network`.
 
         Args:
             D: singular values kept, in every layer or as {layer name: D}; layers it does not name
                 stay as they are.
-
-        Returns:
-            keras.Model, as from `helpers.compress.factorize`.
 
         Raises:
             ValueError: D is not a valid rank, or names a layer that was not observed.
@@ -162,18 +149,15 @@ class Observed:
         return found
 
     def network(self, kept, ranks):
-        """The network of these neurons and ranks, cut layer by layer.
+        """The network of these neurons and ranks, cut layer by layer, compiled as the model is.
 
-        The kernel of a layer that is cut, or whose inputs are, becomes the regression of its former
-        outputs on the inputs that it gets by then, at its rank; its bias makes up for the rest in
-        the mean.
+        The kernel of a layer that is cut, or whose inputs are, becomes the reduced-rank regression
+        of its former outputs on the inputs that it gets by then (`helpers.svd.regress`), measured
+        by Γ; its bias makes up for the rest in the mean.
 
         Args:
             kept: {layer name: numbers of the neurons that stay, ascending}.
             ranks: {layer name: D} of the layers that become two.
-
-        Returns:
-            keras.Model, of plain Keras layers, compiled as the model is.
         """
         small = neurons.narrow(self.whole, self._links, kept)
         layers = graph.leaves(small)

@@ -1,6 +1,7 @@
 """How many neurons and singular values does each layer get from one budget?"""
 
 import math
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -82,13 +83,8 @@ def share(parts, budget, multiple=1):
     while the others stay, from whole layers on, and each matrix takes its best rank, or stays one.
     What is left of the budget buys what is worth most of all that still fits.
 
-    Args:
-        parts: {layer name: Part}, in the order of the layers.
-        budget: of the prices of the parts.
-        multiple: widths and ranks are multiples of it, or whole.
-
-    Returns:
-        Share; the smallest there is if that is over the budget.
+    Parts are {layer name: Part}, in the order of the layers. Widths and ranks are multiples of
+    `multiple`, or whole. If even the smallest Share is over the budget, it is that one.
     """
     plan = _Plan(parts, multiple)
     widths = {name: levels.counts[-1] for name, levels in plan.neurons.items()}
@@ -115,13 +111,11 @@ def shared_ranks(svds, D):
     Args:
         svds: {layer name: helpers.svd.SVD}, weighted on both sides, so that their s² are in units
             of the loss (`helpers.compress.observe` with a loss).
-        D: singular values kept per layer if all kept the same.
+        D: singular values kept per layer if all kept the same, a whole number of at least 1, else
+            ValueError.
 
     Returns:
         {layer name: rank}, each at least 1.
-
-    Raises:
-        ValueError: D is not a whole number of at least 1.
 
     >>> flat, single = svd.decompose(np.eye(9)), svd.decompose(np.ones((9, 9)))
     >>> shared_ranks({"flat": flat, "single": single}, D=3)
@@ -159,11 +153,8 @@ class _Plan:
         self.parts = parts
         self.worth = [part.values.sum() + part.neurons.sum() for part in parts.values()]
         self.neurons, self.values = (
-            {n: _levels(worth, multiple) for n, worth in every.items() if len(worth)}
-            for every in (
-                {name: part.neurons for name, part in parts.items()},
-                {name: part.values for name, part in parts.items()},
-            )
+            {n: _levels(worth(p), multiple) for n, p in parts.items() if len(worth(p))}
+            for worth in (attrgetter("neurons"), attrgetter("values"))
         )
         self.next = {part.source: name for name, part in parts.items() if part.source}
 

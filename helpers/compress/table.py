@@ -79,7 +79,7 @@ def report(before, after, seen=None, measure=None):
             `helpers.lab.cost.deployed`.
 
     Returns:
-        Report; print it, or let a notebook show it.
+        Report, to print or to show in a notebook.
 
     Raises:
         ValueError: `after` lacks a layer of `before`: it is not a copy of it.
@@ -124,16 +124,14 @@ def _row(path, layer, parts, adds, seen, is_output):
     widths = tuple(view.kernel.shape[view.out_axis] for view in (kind, last))
     inputs = [view.kernel.shape[view.in_axis] for view in (kind, first)]
     same = widths[0] == widths[1] and inputs[0] == inputs[1]
-    factors = seen.svds.get(path) if seen else None
     kept = None
     if rank is not None and same:
-        kept = svd.energy((kind.decompose() if factors is None else factors).s, rank)
+        factors = (seen and seen.svds.get(path)) or kind.decompose()
+        kept = svd.energy(factors.s, rank)
     rise = seen.rise(path, widths[1], rank) if seen else None
-    note = _note(parts, rank, edge, costs, is_output, same)
-    if seen and path in seen.stay:
-        note = "; ".join(filter(None, [note, seen.stay[path]]))
-    name = type(layer).__name__
-    return Row(path, name, kind.shape, widths, rank, edge, kept, rise, count, costs, note)
+    notes = _note(parts, rank, edge, costs, is_output, same), seen.stay.get(path) if seen else ""
+    row = path, type(layer).__name__, kind.shape, widths, rank, edge, kept, rise, count, costs
+    return Row(*row, "; ".join(filter(None, notes)))
 
 
 def _note(parts, rank, edge, costs, is_output, same):
@@ -171,9 +169,8 @@ def _rank(kind, parts):
 
 def _multiply_adds(model):
     """{path: multiply-adds}, or {} where inputs are of no known shape."""
-    if any(None in x.shape[1:] for x in model.inputs):
-        return {}
-    return {path: count.whole for path, count in watch.multiply_adds(model).items()}
+    known = all(None not in x.shape[1:] for x in model.inputs)
+    return {p: count.whole for p, count in watch.multiply_adds(model).items()} if known else {}
 
 
 def _notes(rows, parameters, multiply_adds, measured):
@@ -184,34 +181,28 @@ def _notes(rows, parameters, multiply_adds, measured):
         notes.append("Smaller, not faster: the multiply-adds are no fewer.")
     elif not measured:
         notes.append("Fewer multiply-adds need not be less time: measure it where it runs.")
-    if others := [row.layer for row in rows if _uncounted(row)] if multiply_adds else []:
+    others = [r.layer for r in rows if r.multiply_adds is None and r.note != kinds.NO_MATRIX]
+    if multiply_adds and others:
         notes.append(f"The multiply-adds of {', '.join(others)} are not counted.")
     return notes
 
 
-def _uncounted(row):
-    return row.multiply_adds is None and row.note != kinds.NO_MATRIX
-
-
 def _cells(row):
-    shape = "" if row.shape is None else " × ".join(map(str, row.shape))
-    width = "" if row.width is None else _change(row.width)
-    rank = "" if row.rank is None else str(row.rank)
-    edge = "" if row.break_even is None else str(row.break_even)
-    kept = "" if row.energy is None else f"{row.energy:.1%}"
-    rise = "" if row.rise is None else f"{row.rise:.2g}"
-    costs = "" if row.multiply_adds is None else _change(row.multiply_adds)
-    numbers = [shape, width, rank, edge, kept, rise, _change(row.parameters), costs]
-    return [row.layer, row.kind, *numbers, row.note]
+    shape = row.shape and " × ".join(map(str, row.shape))
+    forms = [shape, _change(row.width), row.rank, row.break_even]
+    forms += [None if row.energy is None else f"{row.energy:.1%}"]
+    forms += [None if row.rise is None else f"{row.rise:.2g}"]
+    forms += [_change(row.parameters), _change(row.multiply_adds)]
+    return [row.layer, row.kind, *("" if f is None else str(f) for f in forms), row.note]
 
 
 def _totals(report):
-    costs = "" if report.multiply_adds is None else _change(report.multiply_adds)
-    share = report.parameters[1] / report.parameters[0]
-    note = f"{share:.1%} of the parameters"
-    return ["total", *[""] * 7, _change(report.parameters), costs, note]
+    note = f"{report.parameters[1] / report.parameters[0]:.1%} of the parameters"
+    return ["total", *[""] * 7, _change(report.parameters), _change(report.multiply_adds), note]
 
 
 def _change(pair):
+    if pair is None:
+        return ""
     before, after = (f"{n:,.3g}" if isinstance(n, float) else f"{n:,}" for n in pair)
     return before if before == after else f"{before} → {after}"

@@ -32,11 +32,7 @@ class Watched(NamedTuple):
     several: set  # paths of layers in several places, or in nested models
 
     def run(self, batch, tape=None):
-        """Run the model.
-
-        Args:
-            batch: a list of tensors, one for each input.
-            tape: a tf.GradientTape to watch what comes out, z = x W + b.
+        """Run the model on a batch, a list of tensors; a tf.GradientTape watches each z = x W + b.
 
         Returns:
             its outputs, a list; what went in, x, and came out, z: {path: [one a call]} each.
@@ -65,13 +61,9 @@ class Watched(NamedTuple):
     def up_to(self, path, inputs):
         """The part that ends before this layer; all of it where that stands in several places.
 
-        Args:
-            path: of the layer.
-            inputs: of the model, a list of arrays.
-
         Returns:
-            Watched, and a list of arrays, its inputs: what went into the layer of `keep`, if all
-            that this one sees comes through there, else those of the model.
+            Watched, and its inputs, a list of arrays: what went into the layer of `keep`, if all
+            that this one sees comes through there, else those given, of the model.
         """
         before, part = self.parts[path][0], self.alone(path)
         if path in self.several:
@@ -90,15 +82,7 @@ class Watched(NamedTuple):
 
 
 def watched(model, views):
-    """Watch layers of a model.
-
-    Args:
-        model: a built Keras model, Sequential or functional; not changed.
-        views: {path: the layer as a matrix}, from `helpers.compress.kinds`.
-
-    Returns:
-        Watched.
-    """
+    """Watch layers of a model, {path: the layer as a matrix} (`helpers.compress.kinds`)."""
     chains, parts = {}, {}
     for path, kind in views.items():
         before, behind = Watch(), Watch()
@@ -137,7 +121,7 @@ def multiply_adds(model):
 
 
 def total(model):
-    """Multiply-adds for one input, of all layers in kinds.KINDS, as `multiply_adds` counts them."""
+    """Multiply-adds for one input, as `multiply_adds` counts them: n_in · n_out a row."""
     return sum(count.whole for count in multiply_adds(model).values())
 
 

@@ -13,14 +13,7 @@ from ..backend import keras, tf
 from ..compress import watch
 from ..quiet import stderr_muted
 
-
-def multiply_adds(model):
-    """Multiply-adds for one input, of all layers in `helpers.compress.kinds`: n_in · n_out a row.
-
-    Raises:
-        ValueError: the model does not say how large its inputs are.
-    """
-    return watch.total(model)
+multiply_adds = watch.total  # of a model, for one input
 
 
 def traced_multiply_adds(function, rank=None):
@@ -33,9 +26,6 @@ def traced_multiply_adds(function, rank=None):
         function: from `tf.function(…).get_concrete_function()`, of known shapes but for the ranks
             of dynamic layers, which may change from step to step.
         rank: the rank to count these for.
-
-    Returns:
-        int.
     """
 
     def sizes(tensor):
@@ -52,16 +42,13 @@ def traced_multiply_adds(function, rank=None):
 
 
 def to_litert(model, inputs=None):
-    """The model as a LiteRT (TensorFlow Lite) file, in float32 or in 8-bit integers.
+    """The bytes of the model as a LiteRT (TensorFlow Lite) file, in float32 or in 8-bit integers.
 
     Args:
         model: a built Keras model.
         inputs: some hundred typical inputs (n, …), for int8: weights are stored as integers with
             one scale for each matrix, what passes between layers with the scale that these inputs
             ask for, and all products are in integers. Without them, all is float32.
-
-    Returns:
-        bytes, the content of a .tflite file.
 
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
     """
@@ -80,14 +67,9 @@ def to_litert(model, inputs=None):
 
 
 def litert_function(content, batch_size=1):
-    """A function that runs a LiteRT model on one thread.
+    """A function that runs a .tflite file of one input and output on one thread.
 
-    Args:
-        content: bytes of a .tflite file with one input and one output.
-        batch_size: rows of every input.
-
-    Returns:
-        function, x (batch_size, …) float32 → the model's outputs (batch_size, …).
+    It takes x (batch_size, …) float32, and returns the model's outputs (batch_size, …).
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -149,7 +131,7 @@ def training_step(model, x, y, optimizer=None):
         model: a built Keras model that gives logits (n, classes).
         x: inputs (n, …).
         y: probabilities (n, classes).
-        optimizer: keras.optimizers.Optimizer; AdamW at the rate 1e-3 by default.
+        optimizer: of Keras; AdamW at the rate 1e-3 by default.
     """
     x, y = tf.constant(x), tf.constant(y)
     optimizer = keras.optimizers.AdamW(1e-3) if optimizer is None else optimizer
@@ -172,13 +154,7 @@ def seconds(functions, rounds, calls=1):
     timed, which warms the caches. What else the machine does then strikes all of them alike, and
     a ratio of medians means more than each median.
 
-    Args:
-        functions: {name: function without arguments}.
-        rounds: how often each is timed.
-        calls: calls in a row.
-
-    Returns:
-        {name: array (rounds,)} of seconds per call.
+    {name: function without arguments} gives {name: array (rounds,)} of seconds per call.
     """
     times = {name: [] for name in functions}
     for _ in range(rounds):

@@ -1,6 +1,6 @@
 """One look a method, one function a picture.
 
-Each function draws its data, saves the picture whole as `name`.png in the folder (by default
+Each function draws its data, saves the picture whole as `name`.png in `folder` (by default
 $SVD_FIGURES, else figures/), and returns it: a notebook cell that ends with the call shows it.
 """
 
@@ -112,15 +112,23 @@ def curves(
     Args:
         x: values (n,) for all methods, or {method: values}.
         by_method: {method: accuracies (n,)}.
-        name, folder: of the file.
         xlabel, ylabel: of the axes.
-        xscale: "linear", or "log" with the values of x as ticks.
-        kept: share of the parameters at each x, written below the ticks of a logarithmic axis.
+        xscale: "linear", or "log" with the values of x as ticks and `kept` below them.
+        kept: share of the parameters at each x.
         baseline: its accuracy, as a dashed line.
         seeds: {method: {x: accuracies of other seeds}}, drawn as mean ± standard deviation.
     """
     figure, (ax,) = _panels(1, 5)
-    _draw(ax, x, by_method, xscale, kept, baseline)
+    for method, accuracies in by_method.items():
+        values = x[method] if isinstance(x, dict) else x
+        ax.plot(values, _errors(accuracies), **style(method), label=method)
+    if baseline is not None:
+        ax.axhline(1 - baseline, **LOOKS["baseline"], lw=1, label="baseline")
+    ax.set_xscale(xscale)
+    if xscale == "log":
+        _label_each(ax, x, kept)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     for method, by_x in (seeds or {}).items():
         for at, accuracies in by_x.items():
             bar = {"ecolor": style(method)["color"], "elinewidth": 1.5, "capsize": 4}
@@ -196,12 +204,9 @@ def loss_rise(by_layer, name, folder=None):
 
 @_styled
 def noise_and_signal(panels, shape, name, folder=None):
-    """Histograms of one kernel's singular values against the Marchenko–Pastur law, on one axis.
+    """Histograms of a kernel's singular values against the Marchenko–Pastur law, on one axis.
 
-    Args:
-        panels: {title: (singular values (r,), standard deviation of the noise)}.
-        shape: (n_in, n_out) of the kernel.
-        name, folder: of the file.
+    Panels are {title: (singular values (r,), standard deviation of the noise)}.
     """
     figure, axes = plt.subplots(len(panels), figsize=(8, 2.2 * len(panels)), sharex=True)
     bins = np.linspace(0, max(s.max() for s, _ in panels.values()), 150)
@@ -222,14 +227,7 @@ def noise_and_signal(panels, shape, name, folder=None):
 
 @_styled
 def spectra(svds, edges, D, name, folder=None):
-    """Sorted singular values of each layer, with rank D and the edge of the shrunken noise.
-
-    Args:
-        svds: {layer name: helpers.svd.SVD}.
-        edges: {layer name: edge}.
-        D: the rank to mark.
-        name, folder: of the file.
-    """
+    """Sorted singular values, {layer: helpers.svd.SVD}, with rank D and {layer: edge of noise}."""
     figure, axes = _panels(len(svds), 3.4, sharex=True)
     for ax, (layer, factors) in zip(axes, svds.items(), strict=True):
         above = int((factors.s > edges[layer]).sum())
@@ -258,9 +256,7 @@ def error_by_rank(ranks, measured, s, name, folder=None):
 def shapes(networks, name, folder=None):
     """Networks drawn to scale: a bar is a layer's neurons, a band a matrix, its waist the rank.
 
-    Args:
-        networks: {title: (widths (layers + 1,), ranks (layers,), None of a whole matrix)}.
-        name, folder: of the file.
+    Networks are {title: (widths (layers + 1,), ranks (layers,), None of a whole matrix)}.
     """
     figure, axes = _panels(len(networks), 3.6)
     for ax, (title, (widths, ranks)) in zip(axes, networks.items(), strict=True):
@@ -334,15 +330,12 @@ def deployed(worth, name, folder=None):
     Args:
         worth: {network: {"bytes_ratio", "latency_ratio", "throughput_ratio"}}, and to mark what
             to expect, "weights_ratio" of the bytes of the weights, and "adds_ratio".
-        name, folder: of the file.
     """
     panels = {"file size": "bytes", "latency": "latency", "throughput": "throughput"}
     figure, axes = _panels(3, 3.6, sharex=True)
     place = np.arange(len(worth))
-    marks = (
-        ("weights", "bytes of the weights", _look(VERMILLION, "|")),
-        ("adds", "multiply-adds", _look(DARK, "x")),
-    )
+    marks = [("weights", "bytes of the weights", _look(VERMILLION, "|"))]
+    marks += [("adds", "multiply-adds", _look(DARK, "x"))]
     for ax, (title, key) in zip(axes, panels.items(), strict=True):
         values = [ratios[f"{key}_ratio"] for ratios in worth.values()]
         ax.barh(place, values, 0.5, color=SKY, alpha=0.5, label="measured")
@@ -443,11 +436,8 @@ def ranks_by_epoch(ranks, D, name, folder=None):
 def comparison(measured, seeds, baseline, name, folder=None):
     """Test accuracies as marks, beside the spread over seeds of the table of results.
 
-    Args:
-        measured: {method: accuracy}, of the run at hand.
-        seeds: {method: accuracies (seeds,)}; a method may be in either.
-        baseline: its accuracy.
-        name, folder: of the file.
+    `measured` is {method: accuracy} of the run at hand, `seeds` {method: accuracies (seeds,)}. A
+    method may be in either.
     """
     figure, (ax,) = _panels(1, 4.2)
     methods = [*dict.fromkeys([*measured, *seeds])]
@@ -485,7 +475,6 @@ def accuracy_by_size(curves, whole, baseline, published, name, folder=None):
         whole: the baseline's parameters.
         baseline: its accuracies (seeds,).
         published: {source: [(parameters, accuracy), …]}.
-        name, folder: of the file.
     """
     figure, (ax,) = _panels(1, 7)
     sizes = {}
@@ -515,9 +504,9 @@ def accuracy_by_size(curves, whole, baseline, published, name, folder=None):
     return _saved(figure, name, folder, columns=2)
 
 
-def _panels(columns, height, sharex=False, sharey=True):
+def _panels(columns, height, sharex=False):
     """A figure, and its axes in a row."""
-    shared = {"sharex": sharex, "sharey": sharey, "squeeze": False}
+    shared = {"sharex": sharex, "sharey": True, "squeeze": False}
     figure, axes = plt.subplots(1, columns, figsize=(8, height), **shared)
     return figure, axes[0]
 
@@ -540,23 +529,12 @@ def _saved(figure, name, folder, columns=3):
     return figure
 
 
-def _draw(ax, x, by_method, xscale, kept, baseline):
-    """Errors of each method against x, and ticks of x."""
-    for method, accuracies in by_method.items():
-        values = x[method] if isinstance(x, dict) else x
-        ax.plot(values, _errors(accuracies), **style(method), label=method)
-    if baseline is not None:
-        ax.axhline(1 - baseline, **LOOKS["baseline"], lw=1, label="baseline")
-    ax.set_xscale(xscale)
-    if xscale == "linear":
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        return
-    shares = [""] * len(x) if kept is None else [f"\n{share:.1%}" for share in kept]
-    apart, last = (max(x) / min(x)) ** (1 / 12), 0  # as below
-    ticks = {}
-    for value, share in zip(x, shares, strict=True):
+def _label_each(ax, x, kept):
+    """A tick at each x, with the share kept below it, but where labels would touch."""
+    apart, last, ticks = (max(x) / min(x)) ** (1 / 12), 0, {}
+    for value, share in zip(x, kept, strict=True):
         if value >= apart * last:
-            ticks[value], last = f"{value:,}{share}", value
+            ticks[value], last = f"{value:,}\n{share:.1%}", value
     ax.set_xticks(list(ticks), ticks.values())
     ax.set_xlim(ax.get_xlim())  # error bars, drawn later, would stretch a logarithmic axis
 

@@ -21,20 +21,19 @@ def write_whole(path):
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
+        os.umask(mask := os.umask(0))  # the user's, which can only be read by being set
+        os.chmod(name, 0o666 & ~mask)  # mkstemp's files are private
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _umask():
-    """What the user takes from the permissions of new files; it is read by being set."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_text(path, text):
+    """Write text to `path`, whole."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path, content):
     """Write `content` to `path` as indented JSON, whole."""
-    with write_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")

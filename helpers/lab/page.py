@@ -21,7 +21,7 @@ from .. import compress, data, model, svd
 from ..backend import keras
 from ..progress import Line
 from . import figures, parameters, store
-from .files import write_whole
+from .files import write_text
 
 NAME = "truncation.html"
 RANKS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 100)
@@ -39,8 +39,7 @@ def measure(network, untrained, digits, ranks=RANKS, tuned=TUNED, seed=0):
     """What the page shows, ready to be written as JSON.
 
     Args:
-        network: the trained baseline, (n, 784) → (n, 10) logits; not changed.
-        untrained: the network it was trained from.
+        network, untrained: the baseline, which does not change, and what it was trained from.
         digits: helpers.data.Data.
         ranks: values of D; each is a budget, of what the factors of rank D take in every layer.
         tuned, seed: epochs of fine-tuning, and their seed.
@@ -108,21 +107,17 @@ def _kernels(network):
 
 
 def _kernel(network):
-    """The layer's matrix, or the product of its two factors."""
+    """The matrix of LAYER, or the product of its two factors."""
     kernels = _kernels(network)
     return kernels[LAYER] if LAYER in kernels else kernels[f"{LAYER}_U"] @ kernels[f"{LAYER}_Vt"]
 
 
 def _size(network):
     """Parameters, widths from the pixels to the logits, ranks of the matrices, None if whole."""
-    widths, ranks, rank = [784], [], None
-    for name, kernel in _kernels(network).items():
-        if name.endswith("_U"):
-            rank = kernel.shape[1]
-            continue
-        widths.append(kernel.shape[1])
-        ranks.append(rank)
-        rank = None
+    outputs = {name: kernel.shape[1] for name, kernel in _kernels(network).items()}
+    ranks = {n.removesuffix("_U"): outputs.pop(n) for n in [*outputs] if n.endswith("_U")}
+    ranks = [ranks.get(name.removesuffix("_Vt")) for name in outputs]
+    widths = [784, *outputs.values()]
     return {"parameters": network.count_params(), "widths": widths, "ranks": ranks}
 
 
@@ -162,13 +157,10 @@ def _data_uri(picture):
 def write(measured, path):
     """Write the page of what `measure` found, "epochs" and "seed" of its network added to it."""
     text = json.dumps(measured, ensure_ascii=False, separators=(",", ":"))
+    text = text.replace("<", r"\u003c")  # so no text can end the script that holds it
     colours = {f"colour_{k}": figures.style(m)["color"] for k, m in enumerate(METHODS)}
-    page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        measured=text.replace("<", r"\u003c"),  # no text in it can end the script that holds it
-        **colours,
-    )
-    with write_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    page = string.Template(TEMPLATE.read_text(encoding="utf-8"))
+    write_text(path, page.substitute(colours, measured=text))
 
 
 def main(arguments=None):

@@ -25,20 +25,14 @@ def check(D, dataset, epochs, seed, results):
     if not _is_whole(seed) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, not {seed!r}.")
     if not isinstance(results, str) or (results and Path(results).is_dir()):
-        raise ValueError(
-            f'results must be the path of a JSON file, or "" for none, not {results!r}.'
-        )
+        raise ValueError(f'results must be the path of a JSON file or "", not {results!r}.')
 
 
 def record(path, notebook, D, dataset, epochs, seed, measured):
     """Write what a notebook measured, and at which parameters, to the JSON file `path`.
 
-    Args:
-        path: the notebook's parameter `results`; "" writes nothing.
-        notebook: its name, without ending.
-        D, epochs, seed: its parameters.
-        dataset: name of the data that were loaded.
-        measured: {what: figures}, to be written as JSON.
+    The path is its parameter `results`, of which "" writes nothing; the notebook's name has no
+    ending, and dataset is the name of the data that were loaded.
     """
     run = {"notebook": notebook, "D": D, "seed": seed, "dataset": dataset, "epochs": epochs}
     if path:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import PROJECT
 from . import RUNS, figures
-from .files import write_whole
+from .files import write_text, write_whole
 
 TYPES = {"notebook": str, "D": int, "seed": int, "dataset": str, "epochs": int, "method": str}
 RUN = [*TYPES]  # these columns tell one row from another
@@ -129,9 +129,7 @@ def read(path):
         table = pd.read_csv(path, **options, na_values={"parameters": [""]})
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path.name} is not a table of results, or damaged ({reason})."
-        ) from error
+        raise ValueError(f"{path.name} is not a table of results ({reason}).") from error
     return table[[*TYPES]]
 
 
@@ -160,12 +158,8 @@ def by_method(table):
 
 def spread(dataset, epochs):
     """{method: {D: accuracies (seeds,)}} of the project's own table, where there are several."""
-    table = read(TABLE)
-    table = table[(table["dataset"] == dataset) & (table["epochs"] == epochs)]
-    return {
-        method: {D: found for D, (found, _) in by_rank.items() if len(found) > 1}
-        for method, by_rank in by_method(table).items()
-    }
+    found = by_method(read(TABLE).query("dataset == @dataset and epochs == @epochs"))
+    return {m: {D: a for D, (a, _) in by_D.items() if len(a) > 1} for m, by_D in found.items()}
 
 
 def _by_seed(table):
@@ -181,10 +175,7 @@ def _by_seed(table):
 
 
 def differences(table, first, second):
-    """{D: accuracies of one method less those of another (seeds,)}, for seeds that have both.
-
-    A D with fewer than two such seeds is left out.
-    """
+    """{D: accuracies of one method less those of another (seeds,)}, for two seeds or more."""
     wide = _by_seed(table).pivot(index=["D", "seed"], columns="method", values="test_accuracy")
     wide = wide.reindex(columns=[first, second])
     points = (wide[first] - wide[second]).dropna()
@@ -216,22 +207,14 @@ def small_table(table):
     """The table in README.md: means alone, and the number of seeds in a line below."""
     accuracies, whole = _baseline(by_method(table))
     seeds = _by_seed(table)
-    count = (
-        seeds[seeds["method"].isin(SMALL)]
-        .groupby(["D", "method"])
-        .size()
-        .groupby("D")
-        .agg(["min", "max"])
-    )
+    seeds = seeds[seeds["method"].isin(SMALL)].groupby(["D", "method"]).size()
     said = [
-        f"{low} at D = {D}" if low == high else f"{low} to {high} at D = {D}"
-        for D, low, high in count.itertuples()
+        f"{' to '.join(map(str, sorted({least, most})))} at D = {D}"
+        for D, least, most in seeds.groupby("D").agg(["min", "max"]).itertuples()
     ]
-    lines = _cells(table, SMALL, whole, lambda a: f"{100 * np.mean(a):.2f}")
-    return (
-        f"{lines}\nTest accuracy in %. Baseline: {_cell(accuracies).split()[0]}. Means of seeds:\n"
-        f"{', '.join(said)}.\n"
-    )
+    lines = _cells(table, SMALL, whole, _mean)
+    below = f"Test accuracy in %. Baseline: {_mean(accuracies)}. Means of seeds:"
+    return f"{lines}\n{below}\n{', '.join(said)}.\n"
 
 
 def page(table, folder):
@@ -256,11 +239,14 @@ def page(table, folder):
     return PAGE + "".join(f"\n## {title}\n\n{text}" for title, text in sections.items() if text)
 
 
+def _mean(accuracies):
+    return f"{100 * np.mean(accuracies):.2f}"
+
+
 def _cell(accuracies):
-    mean = f"{100 * np.mean(accuracies):.2f}"
     if len(accuracies) == 1:
-        return mean
-    return f"{mean} ± {100 * np.std(accuracies, ddof=1):.2f} ({len(accuracies)})"
+        return _mean(accuracies)
+    return f"{_mean(accuracies)} ± {100 * np.std(accuracies, ddof=1):.2f} ({len(accuracies)})"
 
 
 def _cells(table, labels, whole, cell=_cell):
@@ -278,20 +264,15 @@ def _cells(table, labels, whole, cell=_cell):
 
 def _pairs(table):
     """A line for each pair of methods, a column for each D."""
+
+    def cell(points):
+        error = np.std(points, ddof=1) / np.sqrt(len(points))
+        return f"{100 * np.mean(points):+.2f} ± {100 * error:.2f} ({len(points)})"
+
     found = {label: differences(table, *pair) for pair, label in PAIRS.items()}
-    found = {label: by_rank for label, by_rank in found.items() if by_rank}
-    ranks = sorted({D for by_rank in found.values() for D in by_rank})
-    cells = {"": [*found]}
-    for D in ranks:
-        cells[f"D = {D}"] = [_difference(by_rank.get(D)) for by_rank in found.values()]
-    return _markdown(pd.DataFrame(cells)) if ranks else ""
-
-
-def _difference(points):
-    if points is None:
-        return ""
-    error = np.std(points, ddof=1) / np.sqrt(len(points))
-    return f"{100 * np.mean(points):+.2f} ± {100 * error:.2f} ({len(points)})"
+    found = pd.DataFrame({label: by_D for label, by_D in found.items() if by_D}).sort_index().T
+    found = found.map(cell, na_action="ignore").fillna("").rename(columns="D = {}".format)
+    return "" if found.empty else _markdown(found.rename_axis("").reset_index())
 
 
 def _published():
@@ -302,13 +283,8 @@ def _published():
 
 
 def _pictures(folder):
-    table = pd.read_csv(PICTURES)
-    lines = [
-        f"- [{name}]({name}): {shows}\n"
-        for name, shows in zip(table["picture"], table["shows"], strict=True)
-        if (folder / name).exists()
-    ]
-    return "".join(lines)
+    lines = pd.read_csv(PICTURES)[["picture", "shows"]].itertuples(index=False)
+    return "".join(f"- [{n}]({n}): {shows}\n" for n, shows in lines if (folder / n).exists())
 
 
 def _markdown(table):
@@ -318,32 +294,24 @@ def _markdown(table):
 
 def main(arguments=None):
     """Add new runs to the table, and write all that shows it; return 0, or 2 with a reason."""
-    argparse.ArgumentParser(prog="python -m helpers.lab.results", description=__doc__).parse_args(
-        arguments
-    )
+    parser = argparse.ArgumentParser(prog="python -m helpers.lab.results", description=__doc__)
+    parser.parse_args(arguments)
+    before, start, rest = README.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
     try:
         new = merge(read(RUNS / "results.csv"), read(RUNS / "measure.csv"))
-        new = new[(new["dataset"] == "mnist") & (new["epochs"] == EPOCHS)]
-        table = merge(read(TABLE), new)
+        table = merge(read(TABLE), new[(new["dataset"] == "mnist") & (new["epochs"] == EPOCHS)])
+        if table.empty:
+            raise ValueError("There are no results yet: run python -m helpers first.")
+        if not (start and end):
+            raise ValueError(f"{README.name} has no place for a table: {START} … {END}")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    if table.empty:
-        print("There are no results yet: run python -m helpers first.", file=sys.stderr)
-        return 2
-    before, start, rest = README.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        print(f"{README.name} has no place for a table: {START} … {END}", file=sys.stderr)
-        return 2
     write(TABLE, table)
     picture(table, TABLE.parent)
-    for path, text in (
-        (TABLE.with_name("README.md"), page(table, TABLE.parent)),
-        (README, before + START + small_table(table) + END + after),
-    ):
-        with write_whole(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_text(TABLE.with_name("README.md"), page(table, TABLE.parent))
+    write_text(README, before + START + small_table(table) + END + after)
     return 0
 
 

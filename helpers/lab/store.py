@@ -31,15 +31,8 @@ def baseline(data, epochs, seed):
     The cache key covers everything that affects the result: the images as they are split and
     scaled, epochs, seed, the code of helpers/model.py but for docstrings and comments, and the
     versions of TensorFlow and Keras. Of several processes that ask at once, one trains and the
-    others wait. A damaged file is trained again.
-
-    Args:
-        data: helpers.data.Data.
-        epochs: passes over the training part.
-        seed: of initialisation, dropout and the order of the batches.
-
-    Returns:
-        Baseline.
+    others wait. A damaged file is trained again. Arguments are as for `helpers.model.train`; the
+    seed is that of initialisation and dropout, too.
     """
     record = CACHE / f"baseline-{_key(data, epochs, seed)}.json"
     CACHE.mkdir(exist_ok=True)

@@ -30,7 +30,6 @@ from . import RUNS, parameters
 NOTEBOOKS = PROJECT / "notebooks"
 CORES = os.cpu_count() or 1
 NEW = ".json.new"  # ending of results that have not taken the place of older ones yet
-OWN = ("source", "digest")  # a run's fields that its results do not record
 # Seconds of a notebook: for itself, and for 1,000 training images at 15 epochs. They were measured
 # where a product of two float32 matrices of 1024 × 1024 takes this long.
 FIXED, BY_IMAGES, PRODUCT = 56, 4.1, 0.023
@@ -51,8 +50,8 @@ class Run(NamedTuple):
         return f"{self.notebook} D={self.D} seed={self.seed}"
 
     def parameters(self):
-        """The parameters that the results record."""
-        return {key: value for key, value in self._asdict().items() if key not in OWN}
+        """The parameters that the results record: all but the source and its digest."""
+        return dict(zip(self._fields, self[:-2], strict=False))
 
     def path(self, suffix):
         name = Path(self.dataset).stem + self.digest
@@ -115,11 +114,7 @@ def _parser():
 
 
 def _runs(chosen):
-    """All runs asked for, seed by seed, and the number of training images.
-
-    Raises:
-        ValueError: an argument cannot be used.
-    """
+    """All runs asked for, seed by seed, and the number of training images; or ValueError."""
     stems = _stems(chosen.notebooks)
     epochs, dataset = _literal(chosen.epochs), chosen.dataset
     grid = [(_literal(D), _literal(seed)) for seed in chosen.seed for D in chosen.D]
@@ -131,9 +126,8 @@ def _runs(chosen):
     digits = data.load(dataset)
     parts = (digits.y_train, "train"), (digits.y_val, "validate"), (digits.y_test, "test")
     _say(f"Digits: {digits.name}, " + ", ".join(f"{len(y):,} to {use}" for y, use in parts) + ".")
-    name = digits.name
+    name, digest = digits.name, ""
     source = name if dataset in ("auto", "mnist", "subset") else str(data.find(dataset).resolve())
-    digest = ""
     if name not in ("mnist", "subset"):
         digest = "-" + hashlib.sha256(Path(source).read_bytes()).hexdigest()[:8]
     # The last notebook takes longest: first begun, it leaves no core idle in the end.
@@ -172,8 +166,8 @@ def _say(line):
 
 
 def _say_plan(runs, todo, images, scheduler):
-    for name in ("notebook", "D", "seed"):
-        _say(f"{name}: " + ", ".join(map(str, sorted({getattr(run, name) for run in runs}))))
+    for name, values in zip(Run._fields[:3], zip(*runs, strict=True), strict=False):
+        _say(f"{name}: " + ", ".join(map(str, sorted({*values}))))
     _say(f"finished: {len(runs) - len(todo)} of {len(runs)} runs")
     if todo and not scheduler:
         _say(f"time: about {minutes(len(todo), images, todo[0].epochs):.0f} min here")
@@ -181,13 +175,12 @@ def _say_plan(runs, todo, images, scheduler):
 
 def minutes(runs, images, epochs):
     """About how long so many runs take here, by the time of a product of two matrices."""
-    matrix, times = np.ones((1024, 1024), np.float32), []
+    matrix, stamps = np.ones((1024, 1024), np.float32), [time.perf_counter()]
     for _ in range(10):
-        start = time.perf_counter()
         _ = matrix @ matrix
-        times.append(time.perf_counter() - start)
+        stamps.append(time.perf_counter())
     seconds = FIXED + BY_IMAGES * images / 1000 * epochs / 15
-    return max(1, runs * seconds * np.median(times) / PRODUCT / 60)
+    return max(1, runs * seconds * np.median(np.diff(stamps)) / PRODUCT / 60)
 
 
 def _run_all(runs, scheduler, threads, again):
@@ -195,17 +188,15 @@ def _run_all(runs, scheduler, threads, again):
     if not runs:
         return {}
     RUNS.mkdir(exist_ok=True)
-    needed = {run: (run.source, run.epochs, run.seed) for run in runs}
-    baselines = [*dict.fromkeys(needed.values())]
+    seeds = [*dict.fromkeys(run.seed for run in runs)]  # each has a baseline of its own
     failures, start = {}, time.perf_counter()
     with executor(scheduler, max(1, CORES // (threads or 1))) as pool:
-        share = None if scheduler else max(threads, CORES // len(baselines))
+        share = None if scheduler else max(threads, CORES // len(seeds))
         _say("Training the baseline, unless it is kept from before …")
-        trained = [pool.submit(train_baseline, *baseline, share) for baseline in baselines]
-        reasons = {b: _reason(future) for b, future in zip(baselines, trained, strict=True)}
-        futures = {
-            pool.submit(execute, run, threads, again, reasons[needed[run]]): run for run in runs
-        }
+        about = runs[0].source, runs[0].epochs
+        trained = {seed: pool.submit(train_baseline, *about, seed, share) for seed in seeds}
+        reasons = {seed: _reason(future) for seed, future in trained.items()}
+        futures = {pool.submit(execute, r, threads, again, reasons[r.seed]): r for r in runs}
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
             if reason := _reason(future):
@@ -226,10 +217,7 @@ def _reason(future):
 
 @contextlib.contextmanager
 def executor(scheduler, workers):
-    """Yield an executor: so many processes here, or the workers of the Dask cluster.
-
-    What still runs here when the block is left is stopped.
-    """
+    """Yield an executor: the Dask cluster, or so many processes here, stopped at the end."""
     if scheduler:
         from distributed import Client  # takes a second
 
@@ -286,7 +274,7 @@ def train_baseline(source, epochs, seed, threads):
     return f"the baseline: {said[-1]}" if done.returncode else ""
 
 
-def execute(run, threads, again, reason=""):
+def execute(run, threads, again, reason):
     """Run one notebook; return why it failed, or "". With a reason not to begin, return that."""
     if reason:
         return reason
@@ -294,8 +282,7 @@ def execute(run, threads, again, reason=""):
     with FileLock(run.path(".lock")):
         if not again and run.results():
             return ""  # another sweep has finished it meanwhile
-        reason = _execute(run)
-        if reason:
+        if reason := _execute(run):
             run.path(".json").unlink(missing_ok=True)
         else:
             run.path(NEW).replace(run.path(".json"))
@@ -309,16 +296,12 @@ def _execute(run):
     run.path(NEW).unlink(missing_ok=True)
     parameters = run.parameters() | {"dataset": run.source, "results": str(run.path(NEW))}
     source, target = NOTEBOOKS / f"{parameters.pop('notebook')}.ipynb", run.path(".ipynb")
+    # papermill puts parameters in the place of names in braces.
+    escaped = [str(path).replace("{", "{{").replace("}", "}}") for path in (source, target)]
+    options = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
     try:
         with stderr_muted():  # a kernel that is stopped logs tracebacks; what failed is returned
-            papermill.execute_notebook(
-                _escaped(source),
-                _escaped(target),
-                parameters,
-                kernel_name="python3",
-                cwd=str(NOTEBOOKS),
-                progress_bar=False,
-            )
+            papermill.execute_notebook(*escaped, parameters, **options)
     except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {error.ename}: {error.evalue}"
     except Exception as error:  # one run's failure must not cost the others theirs
@@ -326,20 +309,15 @@ def _execute(run):
     return "" if run.results(NEW) else "it wrote no results"
 
 
-def _escaped(path):
-    """A path as papermill takes it, which puts parameters in the place of names in braces."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
 def _collect(run):
     """Write the table of all results in RUNS, and the picture of those like this run."""
     from . import results  # pandas and matplotlib take seconds
 
-    table = results.frame()
+    found = [results.frame()]
     for path in sorted(RUNS.glob("[!.]*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            found = results.rows(json.loads(path.read_text(encoding="utf-8")))
-            table = results.merge(table, found)
+            found.append(results.rows(json.loads(path.read_text(encoding="utf-8"))))
+    table = results.merge(*found)
     results.write(RUNS / "results.csv", table)
     drawn = table[(table["dataset"] == run.dataset) & (table["epochs"] == run.epochs)]
     if (drawn["method"] == "baseline").any():
