@@ -91,17 +91,15 @@ def test_the_layers_cut_are_those_of_D_or_of_the_svds(change):
 @pytest.mark.parametrize("change", CHANGES)
 def test_wrong_requests_are_clear_errors(change):
     model = sequential()
-    message = r"cannot be compressed \(d9: no layer has this name\); these can"
-    with pytest.raises(ValueError, match=message):
-        change(model, {"d9": 2})
-    for D in (0, "abc", [1, 2, 3], {"d8": 2, "d11": 0}):
-        with pytest.raises(ValueError, match="D must be a whole number"):
-            change(model, D)
+    cases = [(model, D, "D must be a whole number") for D in (0, [1, 2, 3], {"d8": 2, "d11": 0})]
+    cases += [(model, {"d9": 2}, r"compressed \(d9: no layer has this name\); these can")]
+    aliens = "model.keras", keras.Sequential([Dense(3), Dense(2)])
+    cases += [(alien, 2, "built Keras model") for alien in aliens]
+    for what, D, message in cases:
+        with pytest.raises(ValueError, match=message):
+            change(what, D)
     with pytest.raises(ValueError, match=r"svds lack the layers \['d5'\]"):
         change(model, {"d5": 2}, compress.decompose(model, ["d8"]))
-    for alien in (Dense(3), "model.keras", keras.Sequential([Dense(3), Dense(2)])):
-        with pytest.raises(ValueError, match="built Keras model"):
-            change(alien, 2)
 
 
 def test_dynamic_layers_are_dense_ones_that_D_cuts():
@@ -130,18 +128,13 @@ def graph(ends):
 ENDS = {
     "one": (lambda b, c: b, ["a", "c"]),
     "list": (lambda b, c: [b, c], ["a"]),
-    "dictionary": (lambda b, c: {"x": b, "y": c}, ["a"]),
     "nested": (lambda b, c: {"x": [b], "y": {"z": c}}, ["a"]),
-    "sum": (lambda b, c: keras.layers.Add()([b, c]), ["a"]),
     "one of two through a softmax": (lambda b, c: keras.layers.Softmax()(b), ["a", "c"]),
     "softmax and flatten": (
         lambda b, c: keras.layers.Flatten()(keras.layers.Softmax()(keras.layers.Add()([b, c]))),
         ["a"],
     ),
-    "through weights": (
-        lambda b, c: [keras.layers.BatchNormalization()(b), c],
-        ["a", "b"],
-    ),
+    "through weights": (lambda b, c: [keras.layers.BatchNormalization()(b), c], ["a", "b"]),
     "named argument": (
         lambda b, c: keras.layers.Concatenate()(inputs=[keras.layers.Softmax()(b), c]),
         ["a"],
@@ -178,7 +171,6 @@ def test_a_layer_that_also_gives_an_output_is_not_hidden():
 def test_the_end_of_a_sequential_model_may_have_no_weights():
     ends = [keras.layers.Softmax(), keras.layers.Dropout(0.5), keras.layers.Flatten()]
     layers = [keras.Input((6,)), Dense(5, name="a"), Dense(4, name="b"), Dense(3, name="c")]
-    assert compress.hidden_layers(keras.Sequential(layers)) == ["a", "b"]
     assert compress.hidden_layers(keras.Sequential([*layers, *ends])) == ["a", "b"]
     behind = keras.Sequential([*layers, keras.layers.BatchNormalization()])
     assert compress.hidden_layers(behind) == ["a", "b", "c"]
@@ -268,16 +260,15 @@ def test_factors_are_free_of_what_holds_for_the_whole_matrix(constraint):
 class Own(keras.Model):
     """A functional model with a constructor of its own."""
 
-    def __init__(self, units):
+    def __init__(self):
         start = keras.Input((8,))
-        super().__init__(start, Dense(3, name="out")(Dense(units, name="hidden")(start)))
+        super().__init__(start, Dense(3)(Dense(9)(start)))
 
 
 def test_a_functional_model_may_have_a_constructor_of_its_own():
     x = np.ones((2, 8), "float32")
-    for model in (Own(9), keras.Sequential([keras.Input((8,)), Own(9)])):
-        (name,) = compress.hidden_layers(model)
-        assert name.endswith("hidden")
+    for model in (Own(), keras.Sequential([keras.Input((8,)), Own()])):
+        assert len(compress.hidden_layers(model)) == 1
         np.testing.assert_allclose(compress.truncate(model, 8)(x), model(x), atol=1e-5)
 
 
@@ -313,27 +304,15 @@ class Transposing(keras.layers.Layer):
 def test_weights_that_two_layers_hold_are_refused_by_both_names():
     x, encoder = keras.Input((10,)), Dense(4, "relu", name="encoder")
     model = keras.Model(x, Transposing(encoder, name="decoder")(encoder(x)))
-    message = "encoder and decoder hold the same weights"
-    with pytest.raises(ValueError, match=message):
-        compress.factorize(model, 1)
-    with pytest.raises(ValueError, match=message):
-        compress.observe(model, np.ones((200, 10), "float32"))
+    x = np.ones((200, 10), "float32")
+    for what in (lambda: compress.factorize(model, 1), lambda: compress.observe(model, x)):
+        with pytest.raises(ValueError, match="encoder and decoder hold the same weights"):
+            what()
 
 
-class Unconfigured(keras.layers.Layer):
-    def __init__(self, called):
-        super().__init__(name=called)
-
-    def call(self, x):
-        return x
-
-
-@pytest.mark.parametrize(
-    "layer", [keras.layers.Lambda(lambda x: 2 * x, name="own"), Unconfigured("own")]
-)
-def test_a_layer_that_cannot_be_made_anew_is_named(layer):
-    x = keras.Input((4,))
-    model = keras.Model(x, Dense(3)(layer(Dense(5)(x))))
+def test_a_layer_that_cannot_be_made_anew_is_named():
+    own = keras.layers.Lambda(lambda x: 2 * x, name="own")
+    model = keras.Sequential([keras.Input((4,)), Dense(5), own, Dense(3)])
     with pytest.raises(ValueError, match="the layer own cannot be made anew"):
         compress.factorize(model, 1)
 
