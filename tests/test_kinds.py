@@ -12,7 +12,7 @@ from helpers.backend import keras, tf
 from helpers.compress import graph, kinds, moments, watch
 from helpers.lab import cost
 
-from .zoo import LOSS, MODELS, NAMES, inputs, matches, resnet, sixteen_bits, text
+from .zoo import LOSS, MODELS, NAMES, inputs, matches, sixteen_bits, text
 
 L = keras.layers
 ACTIVATIONS = st.sampled_from(["relu", "tanh", "linear", "gelu"])
@@ -238,20 +238,6 @@ def test_copies_are_saved_loaded_and_trained(name, tmp_path):
     changed = [np.any(a != b) for a, b in zip(before, small.get_weights(), strict=True)]
     assert sum(changed) >= len(small.trainable_weights) - 1  # the bias of attention's keys rests
     assert all(map(np.array_equal, model.get_weights(), whole))
-
-
-def test_layer_by_layer_sees_into_nested_models_and_is_better():
-    model = resnet()
-    x = inputs(model, 200)
-    names = [name for name in compress.hidden_layers(model) if "conv" in name]
-    seen = compress.observe(model, x, layers=names)
-
-    def error(cut):
-        return float(np.mean((cut(x) - model(x)) ** 2))
-
-    by_layer = error(seen.layer_by_layer(4))
-    assert by_layer < error(compress.factorize(model, dict.fromkeys(names, 4))) / 2
-    assert by_layer < error(compress.factorize(model, 4, seen.svds))
 
 
 def test_padding_that_is_masked_stays_so():

@@ -79,13 +79,6 @@ def test_more_budget_is_never_worse():
     assert rises == sorted(rises, reverse=True)
 
 
-def test_widths_and_ranks_are_multiples_or_whole():
-    parts = chain(2, sizes=(40, 30, 30, 10))
-    found = share(parts, 0.3 * whole_price(parts), multiple=8)
-    assert all(k % 8 == 0 or k == 30 for k in found.widths.values())
-    assert all(D % 8 == 0 or D == 30 for D in found.ranks.values())
-
-
 def test_what_the_loss_does_not_feel_goes_first():
     parts = chain(3, sizes=(20, 20, 20, 5), ranks=False)
     parts["d0"] = parts["d0"]._replace(neurons=np.r_[np.ones(7), np.zeros(13)])
