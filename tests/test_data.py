@@ -57,6 +57,8 @@ def test_a_file_of_the_same_layout_is_read(tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.round(x[:, 0] * 255), y)
     monkeypatch.setenv("SVD_DATASET", str(path))
     np.testing.assert_array_equal(data.load().x_val, digits.x_val)
+    path = path.rename(tmp_path / "subset")  # without an ending, and by the name of other data
+    assert data.load(str(path)).name == "subset.npz"
 
 
 def test_whole_mnist_is_known_by_its_content(tmp_path, monkeypatch):
@@ -137,13 +139,6 @@ def test_a_path_is_looked_up_here_then_in_the_project(tmp_path, monkeypatch):
     assert data.find("README.md").resolve() == (tmp_path / "README.md").resolve()
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.find("~/README.md") == tmp_path / "README.md"
-
-
-def test_a_file_needs_no_ending(tmp_path):
-    path = file_with(tmp_path).rename(tmp_path / "digits")
-    assert data.load(str(path)).name == "digits"
-    path = path.rename(tmp_path / "subset")  # the name of other data
-    assert data.load(str(path)).name == "subset.npz"
 
 
 def test_the_keras_cache_is_asked_briefly_and_in_silence(monkeypatch, capsys):

@@ -218,7 +218,7 @@ def test_a_score_that_only_the_model_reaches_leaves_it_alone(short, monkeypatch)
 BAD = {
     "none": ({}, "give one goal of parameters, fraction, multiply_adds, energy, score; .*: none"),
     "two": ({"fraction": 0.5, "energy": 0.5}, "given: fraction, energy"),
-    "negative": ({"parameters": -5}, "parameters must be above 0, at most"),
+    "negative": ({"fraction": -1}, "fraction must be above 0, at most 1, not -1"),
     "above its size": ({"parameters": 10**9}, "parameters must be above 0, at most [0-9,]+, not"),
     "all energy and more": ({"energy": 2}, "energy must be above 0"),
     "text": ({"parameters": "many"}, "not 'many'"),

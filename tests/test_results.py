@@ -237,9 +237,3 @@ def test_a_size_is_that_of_the_row_or_else_of_the_rank():
     measured = results.by_method(results.frame(table))
     sizes = [measured[m][5][1] for m in ("fine_tuned", "whitened", "shared")]
     assert sizes == [100, 100, 90]
-
-
-def test_the_page_shows_what_was_published(table, tmp_path):
-    text = results.page(table, tmp_path)
-    assert "\n| public solutions | truncated, D = 20 | 215,370 | 93.86% | bensedd" in text
-    assert text.count("\n| DLRT, means | DLRT, 784×5-10 | 133,359 | 97.40% | Schotth") == 1

@@ -382,8 +382,7 @@ def test_a_bad_parameter_is_one_sentence(name):
 
 def test_a_run_is_recorded_with_its_parameters(tmp_path, monkeypatch):
     about = {"notebook": "02_b", "D": 5, "dataset": "subset", "epochs": 3, "seed": 1}
-    path = tmp_path / "new" / "run.json"
-    measured = {"truncated": {"5": {"test_accuracy": 0.5}}}
+    path, measured = tmp_path / "new" / "run.json", {"truncated": {"5": {"test_accuracy": 0.5}}}
     monkeypatch.chdir(tmp_path)
     parameters.record("", **about, measured=measured)  # nowhere
     assert not list(tmp_path.iterdir())
