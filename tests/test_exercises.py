@@ -1,6 +1,7 @@
 """The exercises: right answers, wrong ones, and the editions that hold solutions or blanks."""
 
 import json
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -39,16 +40,11 @@ def test_each_notebook_asks_its_exercises_in_order():
 
 
 @pytest.mark.parametrize("id", ORDER)
-def test_what_is_blank_is_not_tried(id, capsys):
-    names = {}
-    exec(PROBLEMS[id].blank, names)
+def test_solutions_are_right_and_blanks_are_not_tried(id, capsys):
+    assert verdict(id, getattr(solutions, PROBLEMS[id].name)) == ""
+    exec(PROBLEMS[id].blank, names := {})
     exercises.check(id, names[PROBLEMS[id].name])
     assert capsys.readouterr().out == f"{id}: not attempted\n"
-
-
-@pytest.mark.parametrize("id", ORDER)
-def test_solutions_are_right(id):
-    assert verdict(id, getattr(solutions, PROBLEMS[id].name)) == ""
 
 
 def test_an_answer_may_come_as_another_type():
@@ -88,7 +84,7 @@ def beyond_the_edge(W, times=1.1):
 
 
 def cut(choose, refit=True, more=0):
-    """The largest neurons, or others; the next layer fitted, or not."""
+    """Neurons so chosen; the next layer fitted, or not."""
 
     def answer(x, W, b, V, c, budget):
         k = (budget - len(c)) // (len(W) + 1 + len(c)) + more
@@ -102,10 +98,6 @@ def cut(choose, refit=True, more=0):
     return answer
 
 
-def outside(A, U, Vt):
-    return A - U @ (U.T @ A) - (A - U @ (U.T @ A)) @ Vt.T @ Vt
-
-
 def always(derivative):
     """Training by one derivative, whatever was asked for."""
     return lambda *handed: solutions.train_truncated(*handed[:-1], derivative)
@@ -115,37 +107,27 @@ WRONG = {
     "1.E1": [
         lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) > share)) + 1,
         lambda s, share: int(np.argmax(np.cumsum(s) / np.sum(s) >= share)) + 1,
-        lambda s, share: int(np.argmax(np.cumsum(s**2) / np.sum(s**2) >= share)),
     ],
     "1.E2": [
         lambda W, x, D: svd.truncate(svd.decompose(W), D),
         lambda W, x, D: solutions.truncate_for_inputs(W, x, D + 1),
-        lambda W, x, D: svd.truncate(svd.decompose(x @ W), D),
     ],
     "1.E3": [
         by_price(lambda shape: 1),
-        by_price(np.prod),
         by_price(sum, np.sqrt),
         lambda spectra, shapes, rise: solutions.cheapest_ranks(spectra, shapes, 1.2 * rise),
         lambda spectra, shapes, rise: solutions.cheapest_ranks(spectra, shapes, rise / 2),
-        lambda spectra, shapes, rise: [len(s) for s in spectra],
     ],
     "1.E4": [
         by_norm,
         alone,
         lambda h, T, k: solutions.choose_neurons(np.vstack([h, -h]), np.vstack([T, -T]), k),
         lambda h, T, k: solutions.choose_neurons(h, h, k),
-        lambda h, T, k: solutions.choose_neurons(h, T, k)[::-1],
         lambda h, T, k: solutions.choose_neurons(h, T, 1) * k,
     ],
-    "1.E5": [
-        beyond_the_edge,
-        lambda W: beyond_the_edge(W, 1.0),
-        lambda W: int(np.sum(svd.decompose(W).s > 1)),
-    ],
+    "1.E5": [beyond_the_edge, lambda W: beyond_the_edge(W, 1.0)],
     "2.E1": [
         lambda a, Vt, b: (a, b),
-        lambda a, Vt, b: (0 * a, a @ Vt + b),
         lambda a, Vt, b: (a + Vt @ b, b - Vt @ b @ Vt),  # as if the rows were orthonormal
         lambda a, Vt, b: (a, 0 * b),
     ],
@@ -159,8 +141,6 @@ WRONG = {
     ],
     "2.E4": [
         changed(solutions.fine_tune_layer, lambda U, Vt, kept: (U, Vt, 1.0)),
-        lambda x, z, U, Vt: (U, np.linalg.lstsq(x @ U, z, rcond=None)[0], 1.0),
-        lambda x, z, U, Vt: (np.linalg.lstsq(x, z, rcond=None)[0], np.eye(z.shape[1]), 1.0),
     ],
     "2.E5": [
         cut(by_norm),
@@ -172,13 +152,11 @@ WRONG = {
     "3.E1": [
         lambda n_in, n_out, D: D * (n_in + n_out),
         lambda n_in, n_out, D: D * (n_in + n_out + 1 - D),
-        lambda n_in, n_out, D: n_in * n_out,
     ],
     "3.E2": [
         lambda X, U, Vt: X,
         lambda X, U, Vt: U @ (U.T @ X @ Vt.T) @ Vt,
         lambda X, U, Vt: U @ (U.T @ X) + X @ Vt.T @ Vt,
-        lambda X, U, Vt: outside(X, U, Vt),
     ],
     "3.E3": [
         lambda x, dy, W, U, s, Vt: x.numpy().T @ dy.numpy(),
@@ -187,7 +165,6 @@ WRONG = {
         lambda x, dy, W, U, s, Vt: U.numpy() @ (U.numpy().T @ x.numpy().T @ dy.numpy()),
     ],
     "3.E4": [
-        lambda T, M, U, Vt: (0.0, 0.0, 0.0),
         lambda T, M, U, Vt: solutions.steps_outside(T, M / 0.9, U, Vt),
         lambda T, M, U, Vt: solutions.steps_outside(T, M, U, Vt)[::-1],
         changed(solutions.steps_outside, lambda sgd, momentum, adam: (sgd, momentum, adam**2)),
@@ -197,9 +174,6 @@ WRONG = {
         always("tangent"),
         changed(solutions.train_truncated, lambda W, gaps: (np.array([W[1], *W[1:]]), gaps)),
         changed(solutions.train_truncated, lambda W, gaps: (W, 0 * gaps)),
-        lambda x, z, W, ranks, rate, kind: solutions.train_truncated(
-            x, z, W, ranks, 2 * rate, kind
-        ),
     ],
 }
 
@@ -231,10 +205,10 @@ def test_an_answer_cannot_change_other_cases_or_the_verdict():
         s[:] = 0
         return rank
 
-    before = exercises.handed("1.E1")[-1][0].copy()
     assert verdict("1.E1", spoil) == ""
-    assert np.array_equal(exercises.handed("1.E1")[-1][0], before)
-    assert not np.array_equal(exercises.handed("1.E1", seed=1)[-1][0], before)
+    first, again, other = (exercises.handed("1.E1", seed)[-1][0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 # What a check says about a wrong answer.
@@ -244,15 +218,10 @@ SAID = [
     ("1.E1", lambda s: 1, "expected rank_for_energy(s, share), found rank_for_energy(s)\n"),
     ("1.E1", 5, "expected rank_for_energy(s, share), found no function\n"),
     ("1.E1", WRONG["1.E1"][0], "the smallest rank, but one less keeps 0.2500 >= 0.25"),
-    ("1.E4", alone, "at place 2 a neuron that leaves "),
     ("2.E2", WRONG["2.E2"][0], "expected dVt to give a change of the loss of "),
-    ("2.E5", cut(by_norm), "outputs for new inputs that differ by at most 1% of their variance"),
     ("2.E5", cut(solutions.choose_neurons, more=1), "parameters or fewer, found "),
-    ("3.E1", WRONG["3.E1"][0], "independent ways for U Vᵀ to change, "),
-    ("3.E3", WRONG["3.E3"][0], "expected multiples of the u_i v_iᵀ alone, found more"),
     ("3.E5", always("tangent"), "expected G of step 1, of rank 8, to give a change of the loss of"),
     ("3.E5", changed(solutions.train_truncated, lambda W, g: (W[1:], g)), "of shape (80, 16, 12)"),
-    ("3.E5", lambda *handed: ([[1, 2], [3, 4]], 1, [1]), "gaps, found 3 parts of different shapes"),
 ]
 
 
@@ -289,7 +258,6 @@ def test_a_solution_is_shown_to_who_has_passed(capsys, monkeypatch):
 def test_what_is_handed_is_shown_by_names_and_shapes():
     said = "a list of 6 cases, each a tuple: (spectra, shapes, rise)\n[0]: spectra of shapes [(50,)"
     assert repr(exercises.handed("1.E3")).startswith(said)
-    assert "each a tuple: (W)\n[0]: W (" in repr(exercises.handed("1.E5"))
     tensors = "\n[1]: x (8, 7), dy (8, 11), W (7, 11), U (7, 2), s (2,), Vt (2, 11)"
     assert repr(exercises.handed("3.E3")).endswith(tensors)
 
@@ -309,23 +277,20 @@ def test_a_check_bounds_the_memory(capsys):
     assert exercises.resource.getrlimit(exercises.resource.RLIMIT_AS) == before
 
 
-@pytest.mark.parametrize("hard", [5, 2**60])
-def test_a_limit_is_never_below_what_the_process_has(monkeypatch, hard):
-    given = []
+def test_a_limit_is_never_below_what_the_process_has(monkeypatch):
     resource = exercises.resource or pytest.skip("no limits on this system")
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, hard))
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: given.append(limits))
-    exercises.limit_memory()
-    assert all(exercises.MEMORY < soft < 2**50 for soft, _ in given)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, 5))
+    monkeypatch.delattr(resource, "setrlimit")
+    assert exercises.limit_memory() is None
 
 
 def test_numbers_text_and_arrays_come_back_and_nothing_else_does():
-    for value in (None, True, 3, 2.5, "text", [1, [2, "a"]], []):
-        assert json.loads(json.dumps(exercises.to_plain(value))) == value
+    values = [None, True, 3, 2.5, "text", [1, [2, "a"]], []]
+    assert exercises.to_plain(values) == values
     for dtype in ("float16", "float64", "longdouble", "int8"):
         array = np.arange(6).reshape(2, 3).astype(dtype)
-        assert json.dumps(exercises.to_plain((array, array[0, 1])))
-        assert exercises.to_plain(array) == [[0, 1, 2], [3, 4, 5]]
+        plain = json.loads(json.dumps(exercises.to_plain((array, array[0, 1]))))
+        assert plain == [[[0, 1, 2], [3, 4, 5]], 1]
     for value in (object(), {1: 2}, np.array(["a"]), 1j, np.array([None])):
         with pytest.raises(Wrong, match="expected numbers"):
             exercises.to_plain(value)
@@ -367,11 +332,9 @@ def test_the_students_edition_is_this_project_without_solutions(written):
     assert (student / "tests/grading/hints.md").exists()
     left_out = {"tests/grading/solutions.py", "tests/test_exercises.py", "tests/test_grade.py"}
     assert {str(path) for path in more - files} == left_out
-    assert (student / ".gitignore").exists()
     assert not (student / ".git").exists()
-    for path in files:
-        if (student / path).is_file():
-            assert (student / path).read_bytes() == (PROJECT / path).read_bytes()
+    for path in filter(Path.is_file, student.rglob("*")):
+        assert path.read_bytes() == (PROJECT / path.relative_to(student)).read_bytes()
     for path in student.rglob("test_*.py"):
         assert "grading.solutions" not in path.read_text(encoding="utf-8")
 

@@ -22,15 +22,12 @@ def test_no_two_methods_differ_in_colour_alone():
     assert len(set(looks)) == len(looks)
 
 
-def test_every_colour_is_of_the_palette_made_darker_or_a_grey():
+def test_every_colour_is_of_the_palette_and_stands_out_from_white():
+    """The palette's, made darker, or a grey; by WCAG 2.2, 3 for what a picture needs."""
     for color in {to_rgb(look["color"]) for look in LOOKS}:
         shades = [np.array(to_rgb(c)) * max(color) / max(*to_rgb(c), 1e-9) for c in OKABE_ITO]
         assert len(set(color)) == 1 or min(np.abs(color - s).max() for s in shades) < 0.01
-
-
-def test_every_colour_stands_out_from_white():
-    """By WCAG 2.2: 3 for what a picture needs."""
-    assert min(1.05 / (luminance(look["color"]) + 0.05) for look in LOOKS) >= 3
+        assert 1.05 / (luminance(color) + 0.05) >= 3
 
 
 def test_a_variant_is_hollow_and_dotted_in_its_methods_colour():
@@ -46,10 +43,7 @@ def test_a_picture_goes_whole_to_the_folder_or_the_setting(tmp_path, monkeypatch
     figures.curves(**DATA, name="picture")
     figure = figures.curves(**DATA, name="picture", folder=tmp_path / "argument")
     pictures = sorted(tmp_path.rglob("*.*"))
-    assert [p.relative_to(tmp_path).as_posix() for p in pictures] == [
-        "argument/picture.png",
-        "setting/picture.png",
-    ]
+    assert pictures == [tmp_path / name / "picture.png" for name in ("argument", "setting")]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert plt.imread(pictures[0]).shape[1] == 150 * figure.get_figwidth()
 

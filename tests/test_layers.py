@@ -106,20 +106,14 @@ def test_equal_or_zero_singular_values_give_no_nan(s, dtype):
                 layer.kernel.assign_sub(0.01 * dW)
 
 
-def derivative_case(shape, D, closest, seed=0):
-    """x, dy, W, U, s, Vt, whose singular value D + 1 is `closest` times its D-th."""
-    rng = np.random.default_rng(seed)
-    s = np.concatenate([np.linspace(2, 1, D), closest * np.linspace(1, 0.1, min(shape) - D)])
-    W = with_spectrum(shape, s, rng)
-    U, s, Vt = np.linalg.svd(W, full_matrices=False)
-    x, dy = rng.normal(size=(7, shape[0])), rng.normal(size=(7, shape[1]))
-    return x, dy, W, U[:, :D], s[:D], Vt[:D]
-
-
 @pytest.mark.parametrize("D", [1, 3, 9])
 @pytest.mark.parametrize("shape", [(10, 16), (16, 10)])
 def test_float32_derivatives_are_right_to_a_few_percent(shape, D):
-    case = derivative_case(shape, D, closest=0.7)
+    rng = np.random.default_rng(0)
+    W = with_spectrum(shape, [*np.linspace(2, 1, D), *np.linspace(0.7, 0.07, 10 - D)], rng)
+    U, s, Vt = np.linalg.svd(W, full_matrices=False)
+    x, dy = rng.normal(size=(7, shape[0])), rng.normal(size=(7, shape[1]))
+    case = x, dy, W, U[:, :D], s[:D], Vt[:D]
     for derivative, slack in ((layers.tangent, 1e-5), (layers.exact, 0.03)):
         # Confirmed above by finite differences.
         expected = derivative(*map(tf.constant, case)).numpy()
@@ -131,13 +125,11 @@ def test_float32_derivatives_are_right_to_a_few_percent(shape, D):
 # The subspace step
 
 
-def tracked_case(shape, s, dtype, seed=0):
+def tracked_case(shape, s, dtype):
     """W with singular values s, and the right vectors of the first D, turned and a little off."""
-    rng = np.random.default_rng(seed)
-    D = len(s)
+    rng, D = np.random.default_rng(0), len(s)
     rest = 0.5 * s[-1] * np.linspace(1, 0.2, min(shape) - D)
-    U = np.linalg.qr(rng.normal(size=(shape[0], min(shape))))[0]
-    V = np.linalg.qr(rng.normal(size=(shape[1], min(shape))))[0]
+    U, V = (np.linalg.qr(rng.normal(size=(n, min(shape))))[0] for n in shape)
     W = U * np.concatenate([s, rest]) @ V.T
     off = 0.01 * rng.normal(size=(shape[1], D)) * (s[-1] / s[0] if s[0] else 1)
     Vt = (np.linalg.qr(rng.normal(size=(D, D)))[0] @ (V[:, :D] + off).T).astype(dtype)
@@ -316,12 +308,10 @@ def test_a_step_at_a_lower_rank_leaves_what_lies_behind_it():
 
 def test_a_rank_set_is_a_whole_number_and_at_most_D():
     layer = dynamic_layer(with_spectrum((9, 6), [4, 3, 2, 1]), 3)
-    for rank, now in ((2, 2), (10, 3)):
-        layer.set_rank(rank)
-        assert int(layer.rank) == now
-    for rank in (0, "two"):
-        with pytest.raises(ValueError, match=f"at least 1, not {rank!r}"):
-            layer.set_rank(rank)
+    layer.set_rank(10)
+    assert int(layer.rank) == 3
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        layer.set_rank(0)
 
 
 @pytest.mark.parametrize("D", [3, 9])
@@ -375,27 +365,18 @@ def test_dynamic_networks_are_saved_loaded_cloned(small, tmp_path, way):
 # What is refused
 
 
-@pytest.mark.parametrize("D", [0, -1, 2.0, "abc", True, None, 100, 6])
-def test_D_out_of_range_is_one_clear_error(D):
-    """At full rank, 6, use Dense."""
+REFUSED = [({"D": D}, "D must be") for D in (0, -1, 2.0, "abc", True, None, 100)]
+REFUSED += [({"D": 6}, "full rank use .*Dense"), ({"tracking": "magic"}, "must be .* not 'magic'")]
+REFUSED += [({"derivative": "magic"}, "derivative must be one of .*'exact'.* not 'magic'")]
+REFUSED += [({"dtype": "mixed_bfloat16"}, "dtype must be float32 or .* not 'mixed_bfloat16'")]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=str)
+def test_a_layer_that_cannot_be_is_one_clear_error(options, message):
     for shape in ((6, 9), (9, 6)):
-        with pytest.raises(ValueError, match="D must be" if D != 6 else "full rank use .*Dense"):
-            DynamicDense(shape[1], D).build((None, shape[0]))
         DynamicDense(shape[1], 5).build((None, shape[0]))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"derivative": "magic"}, r"derivative must be one of .*'exact'.* not 'magic'"),
-        ({"tracking": "magic"}, "tracking must be one of .* not 'magic'"),
-        ({"dtype": "mixed_bfloat16"}, "dtype must be float32 or float64, not 'mixed_bfloat16'"),
-        ({"dtype": "float16"}, "dtype must be float32 or float64, not 'float16'"),
-    ],
-)
-def test_unknown_names_are_clear_errors(options, message):
-    with pytest.raises(ValueError, match=message):
-        DynamicDense(6, 2, **options)
+        with pytest.raises(ValueError, match=message):
+            DynamicDense(shape[1], **{"D": 2} | options).build((None, shape[0]))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

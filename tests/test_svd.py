@@ -88,9 +88,8 @@ def test_noise_follows_the_marchenko_pastur_law(shape):
     assert mass[-1] == pytest.approx(1, abs=0.01)
     share_below = np.searchsorted(np.sort(s), sigma) / len(s)
     assert np.abs(share_below - mass).max() < 0.02
-    assert not svd.noise_density([0.9 * s[-1], 1.1 * edge], shape, 0.1)[
-        shape[0] == shape[1] :
-    ].any()
+    outside = [1.1 * edge] if shape[0] == shape[1] else [0.9 * s[-1], 1.1 * edge]
+    assert not svd.noise_density(outside, shape, 0.1).any()
 
 
 @pytest.mark.parametrize("D", [0, -1, 2.0, "abc", "20", None, True])
@@ -105,24 +104,17 @@ def test_a_wrong_rank_is_one_clear_error(D):
             function()
 
 
-@pytest.mark.parametrize("W", [np.ones(3), np.ones((0, 3)), [[np.nan]], [[np.inf]]])
-def test_what_is_no_finite_matrix_is_refused(W):
-    with pytest.raises(ValueError, match="finite matrix"):
-        svd.decompose(W)
+REFUSED = [({"W": W}, "finite matrix") for W in (np.ones(3), np.ones((0, 3)), [[np.nan]])]
+REFUSED += [({"C": np.eye(2)}, r"C must be \(3, 3\)")]
+REFUSED += [({"C": np.full((3, 3), np.nan)}, "finite matrix C")]
+REFUSED += [({"C": np.diag([1.0, -1.0, 1.0])}, "C has a negative eigenvalue")]
+REFUSED += [({"Gamma": np.eye(3)}, r"Gamma must be \(2, 2\) .*, not \(3, 3\)")]
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({"C": np.eye(2)}, r"C must be \(3, 3\)"),
-        ({"C": np.full((3, 3), np.nan)}, "finite matrix C"),
-        ({"C": np.diag([1.0, -1.0, 1.0])}, "C has a negative eigenvalue"),
-        ({"Gamma": np.eye(3)}, r"Gamma must be \(2, 2\) .*, not \(3, 3\)"),
-    ],
-)
-def test_what_is_no_second_moment_is_refused(weights, message):
+@pytest.mark.parametrize(("matrices", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_a_matrix_that_cannot_be_is_refused(matrices, message):
     with pytest.raises(ValueError, match=message):
-        svd.decompose(np.ones((3, 2)), **weights)
+        svd.decompose(**{"W": np.ones((3, 2))} | matrices)
 
 
 def test_a_diagonal_weight_is_that_of_its_matrix():
@@ -186,10 +178,9 @@ def test_regression_is_ridge_regression_towards_the_kernel():
     np.testing.assert_allclose(found[2], W[2], atol=1e-10)
     plain = np.linalg.lstsq(x, z, rcond=None)[0]
     np.testing.assert_allclose(np.delete(found, 2, 0), np.delete(plain, 2, 0), atol=1e-3)
-    with pytest.raises(ValueError, match="X must be"):
-        svd.regress(np.eye(6), np.eye(6), W)
-    with pytest.raises(ValueError, match="C must be"):
-        svd.regress(np.eye(4), W, W)
+    for C, X, message in ((np.eye(6), np.eye(6), "X must be"), (np.eye(4), W, "C must be")):
+        with pytest.raises(ValueError, match=message):
+            svd.regress(C, X, W)
 
 
 def test_rounding_of_float32_is_no_negative_eigenvalue():

@@ -148,10 +148,10 @@ def _rank_for_energy(found, s, share):
 
 
 def _layers_with_inputs(rng):
-    cases = []
-    for n, n_in, n_out, D in [(200, 12, 8, 3), (500, 30, 40, 5)]:
-        cases.append((rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D))
-    return cases
+    sizes = [(200, 12, 8, 3), (500, 30, 40, 5)]
+    return [
+        (rng.normal(size=(n_in, n_out)), _inputs(rng, n, n_in), D) for n, n_in, n_out, D in sizes
+    ]
 
 
 @problem("1.E2", 2, "truncate_for_inputs(W, x, D)", _layers_with_inputs)

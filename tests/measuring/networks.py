@@ -48,23 +48,39 @@ class Case:
     def seen(self):
         return compress.observe(self.network, self.digits.x_train, BY_LABEL)
 
-    def shared_cut(self):
+    def shared(self):
         return self.seen.layer_by_layer(compress.shared_ranks(self.seen.svds, self.D))
+
+    def cut(self, **options):
+        return self.seen.cut(parameters=self.budget, **options).network
+
+    def narrow(self, order):
+        """Equal widths of the neurons that are first by `order(kernel)`, the next regressed."""
+        kernels = {name: self.network.get_layer(name).kernel.numpy() for name in self.names}
+        kept = {name: np.sort(order(W)[: self.width]) for name, W in kernels.items()}
+        return self.seen.network(kept, {})
+
+    @property
+    def names(self):
+        return compress.hidden_layers(self.network)
 
     @property
     def budget(self):
         """The parameters of rank D in every hidden layer."""
-        names = compress.hidden_layers(self.network)
-        return compress.kept_parameters(self.network, dict.fromkeys(names, self.D))
+        return compress.kept_parameters(self.network, dict.fromkeys(self.names, self.D))
 
     @property
-    def widths(self):
-        """Equal widths, of the same size, {layer name: neurons}."""
-        names = compress.hidden_layers(self.network)
-        return dict.fromkeys(names, model.width_for(self.budget))
+    def width(self):
+        """Of every hidden layer of a dense network of the same size."""
+        return model.width_for(self.budget)
 
-    def fine_tune(self, network, passes):
-        return model.fine_tune(network, self.digits, passes, self.seed)[0]
+    def fine_tune(self, network, more=0):
+        """For `many` epochs, and more."""
+        return model.fine_tune(network, self.digits, self.many + more, self.seed)[0]
+
+    def as_long(self, network):
+        """For as many epochs as the small dense network."""
+        return self.fine_tune(network, self.epochs)
 
     def train(self, network, callback, passes=None):
         passes, options = passes or self.many, {"callbacks": [callback]}
@@ -74,86 +90,6 @@ class Case:
         return compress.factorize(trained, 1024)  # at the ranks that it computes with
 
 
-def truncated(case):
-    return compress.factorize(case.network, case.D)
-
-
-def baseline_longer(case):
-    """Trained on for as many epochs as factors are fine-tuned."""
-    return case.fine_tune(case.network, case.many)
-
-
-def baseline_adamw(case):
-    return case.by_adamw
-
-
-def truncated_adamw(case):
-    return compress.factorize(case.by_adamw, case.D)
-
-
-def whitened(case):
-    svds = compress.observe(case.network, case.digits.x_train).svds
-    return compress.factorize(case.network, case.D, svds)
-
-
-def two_sided(case):
-    return compress.factorize(case.network, case.D, case.seen.svds)
-
-
-def layer_by_layer(case):
-    return case.seen.layer_by_layer(case.D)
-
-
-def shared(case):
-    return case.shared_cut()
-
-
-def fine_tuned_shared(case):
-    return case.fine_tune(case.shared_cut(), case.many)
-
-
-def random_factors_shared(case):
-    return case.fine_tune(anew(case.shared_cut(), case.seed), case.many)
-
-
-def cut(case):
-    """Neurons and ranks, with nothing trained."""
-    return case.seen.cut(parameters=case.budget).network
-
-
-def fine_tuned_cut(case):
-    return case.fine_tune(cut(case), case.many)
-
-
-def fine_tuned_cut_longer(case):
-    """For as many epochs as the small dense network."""
-    return case.fine_tune(cut(case), case.epochs + case.many)
-
-
-def cut_shape_anew(case):
-    """The shape of the cut, from random weights, for as many epochs."""
-    return case.fine_tune(anew(cut(case), case.seed), case.epochs + case.many)
-
-
-def cut_neurons_only(case):
-    return case.seen.cut(parameters=case.budget, ranks=False).network
-
-
-def neurons_by_norm(case):
-    """Neurons of the largest weights, equal widths, the next layer regressed."""
-    kernels = {name: case.network.get_layer(name).kernel.numpy() for name in case.widths}
-    orders = {name: np.argsort(-np.linalg.norm(W, axis=0)) for name, W in kernels.items()}
-    return case.seen.network({n: np.sort(orders[n][:k]) for n, k in case.widths.items()}, {})
-
-
-def random_neurons(case):
-    """Random neurons, equal widths, the next layer regressed."""
-    rng = np.random.default_rng(case.seed)
-    every = {name: case.network.get_layer(name).units for name in case.widths}
-    kept = {n: np.sort(rng.permutation(every[n])[:k]) for n, k in case.widths.items()}
-    return case.seen.network(kept, {})
-
-
 def interpolative(case):
     """Interpolative decomposition as published (Chee et al., NeurIPS 2022), equal widths.
 
@@ -161,16 +97,16 @@ def interpolative(case):
     without the loss, and without regard to what was cut before.
     """
     x = case.digits.x_train[::5]
-    small = model.build(case.seed, width=next(iter(case.widths.values())))
+    small = model.build(case.seed, width=case.width)
     layers = [layer for layer in case.network.layers if layer.weights]
     fold = np.eye(784)
     for layer, new in zip(layers, (layer for layer in small.layers if layer.weights), strict=True):
         W, b = (w.numpy() for w in (layer.kernel, layer.bias))
         x = np.maximum(x @ W + b, 0)
         P = np.arange(len(b))
-        if layer.name in case.widths:
+        if layer.name in case.names:
             R, P = scipy.linalg.qr(x, mode="r", pivoting=True)
-            k, order = case.widths[layer.name], P
+            k, order = case.width, P
             T = np.empty((k, len(b)))
             T[:, order[:k]] = np.eye(k)
             T[:, order[k:]] = scipy.linalg.lstsq(R[:k, :k], R[:k, k:])[0]
@@ -180,41 +116,58 @@ def interpolative(case):
     return small
 
 
-def small_dense(case):
-    width = model.width_for(truncated(case).count_params())
-    return case.fine_tune(model.build(case.seed, width=width), case.epochs + case.many)
+def by_norm(W):
+    return np.argsort(-np.linalg.norm(W, axis=0))
 
 
-def dynamic(case):
-    return case.train(compress.dynamic(case.network, case.D), callbacks.Refresh(case.D))
-
-
-def dynamic_ranks(case):
-    return case.train(compress.dynamic(case.network, largest(case)), shrink(case))
-
-
-def from_scratch(case):
-    start = compress.dynamic(model.build(case.seed), largest(case))
-    return case.train(start, shrink(case), case.epochs)
+def at_random(seed):
+    rng = np.random.default_rng(seed)
+    return lambda W: rng.permutation(W.shape[1])
 
 
 def largest(case):
     """{layer name: the rank that a shrinking layer is built for}, below its full rank."""
-    network, most = case.network, max(64, 2 * case.D)
-    names = compress.hidden_layers(network)
-    return {n: min(most, min(network.get_layer(n).kernel.shape) - 1) for n in names}
+    most = max(64, 2 * case.D)
+    shapes = {name: case.network.get_layer(name).kernel.shape for name in case.names}
+    return {name: min(most, min(shape) - 1) for name, shape in shapes.items()}
 
 
 def shrink(case):
     return callbacks.Shrink(case.D, case.digits.x_train, ENTROPY)
 
 
-METHODS = [truncated, whitened, two_sided, layer_by_layer, shared, fine_tuned_shared]
-METHODS += [cut, fine_tuned_cut, fine_tuned_cut_longer, cut_shape_anew, cut_neurons_only]
-METHODS += [neurons_by_norm, random_neurons, interpolative]
-METHODS += [random_factors_shared, small_dense, dynamic, dynamic_ranks, from_scratch]
-METHODS += [baseline_longer, baseline_adamw, truncated_adamw]
-METHODS = {method.__name__: method for method in METHODS}
+METHODS = {
+    "truncated": lambda case: compress.factorize(case.network, case.D),
+    "whitened": lambda case: compress.factorize(
+        case.network, case.D, compress.observe(case.network, case.digits.x_train).svds
+    ),
+    "two_sided": lambda case: compress.factorize(case.network, case.D, case.seen.svds),
+    "layer_by_layer": lambda case: case.seen.layer_by_layer(case.D),
+    "shared": Case.shared,
+    "fine_tuned_shared": lambda case: case.fine_tune(case.shared()),
+    "cut": Case.cut,  # neurons and ranks, with nothing trained
+    "fine_tuned_cut": lambda case: case.fine_tune(case.cut()),
+    "fine_tuned_cut_longer": lambda case: case.as_long(case.cut()),
+    "cut_shape_anew": lambda case: case.as_long(anew(case.cut(), case.seed)),
+    "cut_neurons_only": lambda case: case.cut(ranks=False),
+    "neurons_by_norm": lambda case: case.narrow(by_norm),
+    "random_neurons": lambda case: case.narrow(at_random(case.seed)),
+    "interpolative": interpolative,
+    "random_factors_shared": lambda case: case.fine_tune(anew(case.shared(), case.seed)),
+    "small_dense": lambda case: case.as_long(model.build(case.seed, width=case.width)),
+    "dynamic": lambda case: case.train(
+        compress.dynamic(case.network, case.D), callbacks.Refresh(case.D)
+    ),
+    "dynamic_ranks": lambda case: case.train(
+        compress.dynamic(case.network, largest(case)), shrink(case)
+    ),
+    "from_scratch": lambda case: case.train(
+        compress.dynamic(model.build(case.seed), largest(case)), shrink(case), case.epochs
+    ),
+    "baseline_longer": lambda case: case.fine_tune(case.network),
+    "baseline_adamw": lambda case: case.by_adamw,
+    "truncated_adamw": lambda case: compress.factorize(case.by_adamw, case.D),
+}
 
 
 def measure(case, name):
@@ -238,12 +191,11 @@ def main(arguments=None):
     parser.add_argument("methods", nargs="*", default=list(METHODS), help=", ".join(METHODS))
     parser.add_argument("--D", nargs="+", type=int, default=[5, 10, 20, 50])
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--dataset", default="auto")
     parser.add_argument("--epochs", type=int, default=15)
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.methods if name not in METHODS]:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
-    digits, table = data.load(chosen.dataset), results.RUNS / "measure.csv"
+    digits, table = data.load(), results.RUNS / "measure.csv"
     table.parent.mkdir(exist_ok=True)
     for seed in chosen.seed:
         case = Case(digits, seed, chosen.epochs)

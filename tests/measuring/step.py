@@ -7,7 +7,6 @@ their ratios mean more than their times.
 """
 
 import argparse
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -118,7 +117,6 @@ def print_table(measured, adds_a_second, bytes_a_second):
 
 
 def main(arguments=None):
-    """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.measuring.step", description=__doc__)
     parser.add_argument("--width", nargs="+", type=int, default=[1024, 5120])
     parser.add_argument("--D", nargs="+", type=int, default=[20, 100])
@@ -130,8 +128,7 @@ def main(arguments=None):
         for D in chosen.D:
             print(f"\nwidth {width}, D = {D}, batch {BATCH}")
             print_table(measure(width, D, chosen.rounds), *limits)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,12 +2,10 @@
 
 Run by hand, on whole MNIST ($SVD_DATASET). The network of the notebooks and a LeNet-5 are cut to
 several sizes: untrained, fine-tuned at once, fine-tuned in two stages, and the same shape trained
-from random weights for as many epochs. Then the smallest network of the notebooks, fine-tuned,
-that loses at most so many points of validation accuracy.
+from random weights for as many epochs.
 """
 
 import argparse
-import time
 
 import numpy as np
 
@@ -17,8 +15,6 @@ from helpers.lab import store
 from helpers.lab.controls import anew
 
 SIZES = {"course": (48_550, 30_300, 13_100), "lenet": (30_300, 13_100, 4_900)}
-LOWER = 0.0055, 0.001, 0.0  # shares of the validation images
-STAGES = 2, 1  # sizes in units of the goal
 SAMPLES = {"course": 10_000, "lenet": 2000}
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 L = keras.layers
@@ -36,14 +32,10 @@ def lenet(digits, epochs, seed):
     return network
 
 
-def course(digits, epochs, seed):
-    """The baseline of the notebooks."""
-    return store.baseline(digits, epochs, seed).network
-
-
 def by_size(name, digits, epochs, passes, seed):
     """{(size, way): (parameters, validation and test accuracy in percent)} of a network."""
-    whole = (course if name == "course" else lenet)(digits, epochs, seed)
+    course = name == "course"
+    whole = store.baseline(digits, epochs, seed).network if course else lenet(digits, epochs, seed)
     found = {}
 
     def note(size, way, network):
@@ -63,7 +55,7 @@ def by_size(name, digits, epochs, passes, seed):
     for size in SIZES[name]:
         cut = note(size, "untrained", seen.cut(parameters=size).network)
         note(size, "fine-tuned", tuned(cut, passes))
-        larger = seen.cut(parameters=STAGES[0] * size).network
+        larger = seen.cut(parameters=2 * size).network
         again = observed(tuned(larger, passes // 3)).cut(parameters=size).network
         note(size, "two stages", tuned(again, passes - passes // 3))
         note(size, "random weights", tuned(anew(cut, seed), passes))
@@ -87,41 +79,17 @@ def spread(scores):
     return f"{np.mean(scores):.2f}{deviation}"
 
 
-def print_goals(digits, epochs, passes, seed):
-    network = course(digits, epochs, seed)
-    seen = compress.observe(network, digits.x_train, LOSS)
-
-    def validated(network):
-        return model.accuracy(network, *digits.validation)
-
-    def tuned(network):
-        return model.fine_tune(network, digits, passes, seed)[0]
-
-    for lower in LOWER:
-        start, goal = time.perf_counter(), validated(network) - lower
-        found = seen.cut(score=goal, evaluate=validated, tune=tuned)
-        seconds = time.perf_counter() - start
-        scores = [model.accuracy(net, *digits.test) for net in (network, found.network)]
-        print(
-            f"{lower:.2%} lower, seed {seed}: {found}, {len(found.curve)} evaluations, "
-            f"{seconds:.0f} s; test {scores[0]:.2%} → {scores[1]:.2%}",
-            flush=True,
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.measuring.tool", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--only", choices=["goal", *SIZES])
+    parser.add_argument("--only", choices=SIZES)
     arguments = parser.parse_args()
     digits, epochs = data.load(), arguments.epochs
     passes = {"course": epochs + 2 * epochs // 3, "lenet": epochs}  # the latter: as in training
     for name in SIZES:
         if arguments.only in (None, name):
             print_sizes(name, digits, epochs, passes[name], arguments.seeds)
-    if arguments.only in (None, "goal"):
-        print_goals(digits, epochs, passes["course"], arguments.seeds[0])
 
 
 if __name__ == "__main__":
