@@ -74,6 +74,7 @@ FAULTS = {
     "of integers": {"y_train": np.zeros(240)},
     "labels of shape": {"y_train": np.zeros((240, 1), int)},
     "240 images but 239 labels": {"y_train": np.arange(239) % 10},
+    "labels from 0 to 10": {"y_train": np.arange(240) % 11},
     "labels from -1": {"y_test": np.arange(20) % 10 - 1},
     "plain arrays": {"y_test": np.array([{}] * 20)},
 }
