@@ -98,7 +98,7 @@ def step_adds(make=lambda network: network, rank=None):
 OUTPUT = 3 * N * 8 * 10
 
 
-def test_a_dense_step_has_three_products_a_layer_a_factorized_six():
+def test_a_dense_step_has_three_products_a_factorized_six():
     assert step_adds() == sum(3 * N * a * b for a, b in WIDTHS) - N * 7 * 9 + OUTPUT
     D = 2
     thin = sum(3 * N * D * (a + b) for a, b in WIDTHS) - N * 7 * D

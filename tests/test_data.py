@@ -74,8 +74,8 @@ FAULTS = {
     "of integers": {"y_train": np.zeros(240)},
     "labels of shape": {"y_train": np.zeros((240, 1), int)},
     "240 images but 239 labels": {"y_train": np.arange(239) % 10},
+    "labels from 0 to 10": {"y_train": np.arange(240) % 11},
     "labels from -1": {"y_test": np.arange(20) % 10 - 1},
-    "0 images of class 9": {"y_train": np.arange(240) % 9},
     "plain arrays": {"y_test": np.array([{}] * 20)},
 }
 
@@ -122,10 +122,10 @@ def test_offline_auto_takes_the_subset_and_mnist_says_what_to_do(monkeypatch, ca
 
 
 @pytest.mark.parametrize(("part", "least"), [("train", 12), ("test", 1)])
-def test_so_many_images_of_each_class_are_needed_and_are_enough(tmp_path, part, least):
+def test_so_many_images_of_each_class_are_needed_and_enough(tmp_path, part, least):
     n = 10 * least
     enough = {f"x_{part}": np.zeros((n, 28, 28), np.uint8), f"y_{part}": np.arange(n) % 10}
-    assert data.load(str(file_with(tmp_path, **enough))).name == "digits.npz"
+    data.load(str(file_with(tmp_path, **enough)))
     one_less = {key: value[: n - 1] for key, value in enough.items()}
     message = f"the {part} part has {least - 1} images of class 9, at least {least} are needed"
     with pytest.raises(data.DataError, match=message):

@@ -288,7 +288,6 @@ def test_errors_of_columns_are_felt_alike_and_apart():
 
 
 SUMMED = {  # positions, outputs of a position, numbers in all
-    "vertical": (lambda: L.Conv2D(3, (2, 1)), (5, 4, 2), 16, 3, 16 * 3),
     "square": (lambda: L.Conv2D(3, (2, 2)), (5, 4, 2), 12, 2 * 3, 12 * 3),
     # Of 8 · 8 outputs, at strides of 2, a place of a window of 2 · 2 reaches 16.
     "transposed": (lambda: L.Conv2DTranspose(3, 2, strides=2), (4, 4, 6), 16, 12, 8 * 8 * 3),
