@@ -495,7 +495,7 @@ def accuracy_by_size(curves, whole, baseline, published, name, folder=None):
     ax.plot([], [], **_look(DARK, "o", "") | HOLLOW, label="hollow: one seed")
     ax.set_xscale("log")
     _accuracy_axis(ax, "y", "test accuracy")
-    ticks = [20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
+    ticks = [5_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
     ax.set_xticks(ticks, [f"{tick:,}\n{tick / whole:.1%}" for tick in ticks])
     ax.set(xlabel="parameters, and the share of the baseline's")
     for D, x in sizes.items():
