@@ -143,7 +143,7 @@ def regression(before, after, name, inputs, rows):
     view, whole = after.parts[name][1], before.parts[name][1]
     W = whole.matrix()
     (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
-    seen = [], []
+    seen = [[], []]
     n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
     few = ([], []) if rows < view.shape[0] else None
     probe, doing = before.alone(name), f"cutting {name}"
@@ -167,8 +167,8 @@ def regression(before, after, name, inputs, rows):
                 few[1].append(was)
             for i, part in enumerate(parts):
                 sums[i] = sums[i] + part.astype(float)
-    for network, xs in zip((before, after), seen, strict=True):
-        network.keep(name, xs)
+    for network in (before, after):  # one after the other, to free the pieces of the first
+        network.keep(name, seen.pop(0))
     x, z = sums[0] / n * view.centred, sums[1] @ W / n * view.centred
     means = x + middles[0], z + middles[1] @ W
     if few is not None:
