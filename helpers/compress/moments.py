@@ -122,10 +122,10 @@ def _some(view, rows, k):
     """A function from how many rows there are in batch k to those that are used."""
     n_in = view.shape[0]
     share = max(PRODUCT / n_in**2, 10 * n_in) / max(rows, 1)
+    if share >= 1:
+        return kinds.every
 
     def some(n):
-        if share >= 1:
-            return slice(None)
         return np.sort(np.random.default_rng(k).choice(n, math.ceil(share * n), replace=False))
 
     return some
