@@ -64,7 +64,8 @@ def decompose(W, C=None, Gamma=None, D=None):
             or Rows; the identity by default. With Rows, only the terms that they determine are
             computed, and W is kept on what they span.
         Gamma: Γ, as C, (n_out, n_out) or (n_out,); the identity by default.
-        D: compute the D leading terms alone, which takes less time; all by default.
+        D: compute the D leading terms alone, which takes less time; all by default. Without C
+            and Γ they have the precision of W.
 
     Raises:
         ValueError: W, C or Γ is not a finite matrix, or C or Γ does not fit W or has a negative
@@ -78,8 +79,9 @@ def decompose(W, C=None, Gamma=None, D=None):
     >>> decompose([[3.0, 0.0], [0.0, -4.0]], C=[[4.0, 0.0], [0.0, 1.0]]).s.round(2)
     array([6., 4.])
     """
-    W = _finite_matrix(W)
-    if C is None and Gamma is None and D is None:
+    plain = C is None and Gamma is None
+    W = _finite_matrix(W, own=plain and D is not None)
+    if plain and D is None:
         return SVD(*np.linalg.svd(W, full_matrices=False))
     if isinstance(C, Rows):
         return _decompose_by_rows(W, C.x, root("Gamma", Gamma, W.shape[1]), D)
@@ -324,8 +326,9 @@ def noise_density(sigma, shape, std):
     return np.sqrt(under_root) / (np.pi * std**2 * min(shape) * sigma)
 
 
-def _finite_matrix(W):
-    W = np.asarray(W, dtype=float)
+def _finite_matrix(W, own=False):
+    W = np.asarray(W)
+    W = W if own and W.dtype == np.float32 else W.astype(float)
     if W.ndim != 2 or 0 in W.shape or not np.isfinite(W).all():
         raise ValueError(f"expected a finite matrix, not an array of shape {W.shape}.")
     return W
