@@ -457,7 +457,7 @@ def comparison(measured, seeds, baseline, name, folder=None):
     ax.axvline(1 - baseline, **LOOKS["baseline"], lw=1, label=f"baseline {baseline:.2%}")
     ax.plot([], [], **_look(DARK, "o", ""), label="this run")
     if seeds:
-        said = "mean ± std. dev. of other runs (and how many)"
+        said = "mean ± std. dev. of several seeds (and how many)"
         ax.errorbar([], [], xerr=[], fmt="|", ms=14, c=DARK, label=said)
     ax.set_yticks(np.arange(len(methods)), methods)
     ax.set_ylim(len(methods) - 0.5, -0.5)
