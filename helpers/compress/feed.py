@@ -81,10 +81,11 @@ def batches(arrays, doing, probe, model, instead=None):
         instead: as many other arrays, to be handed out in the place of these.
     """
     line, n = Line(after=QUIET), len(arrays[0])
-    _, xs, zs = probe.run([tf.constant(array[:1]) for array in arrays])
+    _, xs, _ = probe.run([tf.constant(array[:1]) for array in arrays])
     numbers = rows = 0
     for name, (_, view, _) in probe.parts.items():
-        for z, x in zip(zs[name], xs[name], strict=True):
+        for x in xs[name]:
+            z = view.layer(x)  # the probe may end before the layer
             numbers += np.size(z) + np.size(x)
             rows = max(rows, view.count(z, x)[1] * view.shape[0])
     outputs = [layer.output for layer in graph.leaves(model).values()]

@@ -24,6 +24,18 @@ class Flow(NamedTuple):
         """The calls that a call feeds."""
         return [other for other, fed in self.fed_by.items() if call in fed]
 
+    def back_to(self, calls, known):
+        """Those of the known calls from which these can be computed: {calls}, and None for inputs.
+
+        Of several on one way, the last.
+        """
+        found, seen, todo = set(), set(), {*calls}
+        while todo := todo - seen:
+            seen |= todo
+            found |= {call for call in todo if call is None or call in known}
+            todo = {fed for call in todo - found for fed in self.fed_by[call]}
+        return found
+
 
 def flow(model):
     """The Flow of a built model, Sequential or functional, nested to any depth."""

@@ -165,6 +165,7 @@ class Observed:
         views = {n: view for n, view in self._views.items() if n in {*ranks, *kept, *fed}}
         new = {n: view.same_form(layers[n]) for n, view in views.items()}
         becoming = watch.watched(small, new)
+        self._uncut.kept.clear()  # from the network before
         chains = {}
         for name, view in new.items():
             C, Gamma, _, rows = self._seen[name]

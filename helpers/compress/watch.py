@@ -8,15 +8,15 @@ import numpy as np
 
 from ..backend import keras
 from . import graph, kinds
-from .flow import flow
+from .flow import Flow, flow
 
 
 class Watch(keras.layers.Layer):
-    """Lets values through, and shows them to the function `note`; may keep them, too."""
+    """Lets values through, and shows them to the function `note`."""
 
     def __init__(self):
         super().__init__(autocast=False)
-        self.supports_masking, self.note, self.kept = True, None, None
+        self.supports_masking, self.note = True, None
 
     def call(self, x):
         if self.note is not None:
@@ -30,6 +30,8 @@ class Watched(NamedTuple):
     model: keras.Model  # takes a list of inputs
     parts: dict  # {path: (Watch, the layer without activation as a matrix, Watch)}
     several: set  # paths of layers in several places, or in nested models
+    flow: Flow
+    kept: dict  # {call: (the tensor it gives, an array of its values)}, see `keep`
 
     def run(self, batch, tape=None):
         """Run the model on a batch, a list of tensors; a tf.GradientTape watches each z = x W + b.
@@ -62,23 +64,35 @@ class Watched(NamedTuple):
         """The part that ends before this layer; all of it where that stands in several places.
 
         Returns:
-            Watched, and its inputs, a list of arrays: what went into the layer of `keep`, if all
-            that this one sees comes through there, else those given, of the model.
+            Watched, and its inputs, a list of arrays: what is kept on the ways to this layer, and
+            those given, of the model, if there is another way.
         """
         before, part = self.parts[path][0], self.alone(path)
         if path in self.several:
             return part, inputs
-        starts = [([w.output], [w.kept]) for w, _, _ in self.parts.values() if w.kept is not None]
-        for tensors, arrays in [*starts, (self.model.inputs, inputs)]:
-            with contextlib.suppress(ValueError):  # the model has another way to this layer
+        needed = self.flow.back_to([self._fed_by(path)], self.kept)
+        images = [*zip(self.model.inputs, inputs, strict=True)]
+        nearest = [self.kept[call] for call in needed - {None}] + images * (None in needed)
+        for pairs in (nearest, images):
+            tensors, arrays = map(list, zip(*pairs, strict=True))
+            with contextlib.suppress(ValueError):  # one of several outputs of a call was kept
                 return part._replace(model=keras.Model(tensors, before.output)), arrays
 
     def keep(self, path, xs):
-        """Keep what went into this layer, a list of arrays, for `up_to` to start from."""
-        for before, _, _ in self.parts.values():
-            before.kept = None
-        if xs and path not in self.several:
-            self.parts[path][0].kept = np.concatenate(xs)
+        """Keep what went into this layer, a list of arrays, for `up_to` to start from.
+
+        What the rest of the model can do without, goes.
+        """
+        source = None if path in self.several or not xs else self._fed_by(path)
+        needed = self.flow.back_to(self.flow.outputs, {*self.kept, source})
+        for call in {*self.kept} - needed:
+            del self.kept[call]
+        if source in needed - {None}:
+            self.kept[source] = self.parts[path][0].input, np.concatenate(xs)
+
+    def _fed_by(self, path):
+        """The call that gives the inputs of a layer."""
+        return self.flow.fed_by[path, 0][0]
 
 
 def watched(model, views):
@@ -90,9 +104,9 @@ def watched(model, views):
         chains[path] = [(before, []), *product, (behind, []), *rest]
         parts[path] = before, kind.same_form(product[0][0]), behind
     copy = _with_lists(graph.copy(model, chains, compiled=False))
-    calls = flow(model).calls
-    several = {path for path in views if "/" in path or len(calls(path)) > 1}
-    return Watched(copy, parts, several)
+    calls = flow(model)
+    several = {path for path in views if "/" in path or len(calls.calls(path)) > 1}
+    return Watched(copy, parts, several, calls, {})
 
 
 class Count(NamedTuple):
