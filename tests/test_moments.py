@@ -213,6 +213,30 @@ def test_a_layer_used_twice_is_fitted_to_both_places():
     np.testing.assert_allclose(weights(cut, "shared")[0], expected, atol=1e-4)
 
 
+def test_between_residual_sums_each_piece_runs_once(monkeypatch):
+    """Once for each network, not from the inputs on for each layer: so deep ones can be cut."""
+    ran = []
+
+    class Noted(keras.layers.Layer):
+        def call(self, x):
+            ran.append(len(x) if hasattr(x, "numpy") else 0)
+            return x
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,))
+    x = Dense(9, "relu", name="start")(Noted()(inputs))
+    for i in range(4):
+        x = keras.layers.Add()([x, Dense(9, "relu", name=f"d{i}")(x)])
+    seen = compress.observe(keras.Model(inputs, Dense(4)(x)), images())
+    ran.clear()
+    kept = seen.layer_by_layer(4).get_weights()
+    assert 2 * 400 <= sum(ran) < 2 * 400 + 10  # a few for estimates
+    monkeypatch.setattr(moments, "KEPT", 0)  # now from the inputs on
+    for ours, theirs in zip(kept, seen.layer_by_layer(4).get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert sum(ran) > 8 * 400
+
+
 def test_a_large_mean_costs_no_accuracy():
     """In float32 the squares of 300 hide a variance of 1."""
     rng = np.random.default_rng(0)

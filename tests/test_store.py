@@ -51,14 +51,6 @@ def test_training_learns_and_can_be_repeated(few):
     assert same_weights(fresh, once.network)
 
 
-def test_the_seconds_of_the_training_are_kept(few, trainings, monkeypatch):
-    """By a clock that stands still but for the training, which takes 7."""
-    clock = SimpleNamespace(perf_counter=lambda: 100.0 + 7 * len(trainings))
-    monkeypatch.setattr(store, "time", clock)
-    assert [store.baseline(few, 1, 0).seconds for _ in range(2)] == [7, 7]
-    assert trainings == [0]
-
-
 def flipped(content):
     half = len(content) // 2
     return content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]

@@ -207,10 +207,10 @@ def test_a_file_is_known_by_what_it_holds(project, run_quickly, digits, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "threads", "share"),
     [
-        (["--D", "1"], [4, 4], 8),
-        (["--D", "1", "2", "3", "--seed", "1", "2"], [1] * 8 + [2] * 4, 4),
-        (["--D", "1", "--threads", "5"], [5, 5], 8),
-        (["--D", "1", "--scheduler", "tcp://host:1"], [None, None], None),  # keeps the environment
+        (["--D", "1"], 4, 8),
+        (["--D", "1", "2", "3", "--seed", "1", "2"], 1, 4),
+        (["--D", "1", "--threads", "5"], 5, 8),
+        (["--D", "1", "--scheduler", "tcp://host:1"], None, None),  # which keeps the environment
     ],
     ids=str,
 )
@@ -218,13 +218,10 @@ def test_runs_share_the_cores(project, run_quickly, monkeypatch, arguments, thre
     monkeypatch.setattr(sweep, "CORES", 8)
     here = Here()
     run_quickly(*arguments, here=here)
-    training, execution = (
-        [t for t in here.given if t[0].__name__ == n] for n in ("<lambda>", "execute")
-    )
-    assert {task[4] for task in training} == {share}
-    assert [task[2] for task in execution] == threads
+    tasks = {work.__name__: arguments for work, *arguments in here.given}
+    assert [tasks["<lambda>"][3], tasks["execute"][1]] == [share, threads]
     lines = (project / "threads").read_text().splitlines()
-    assert {line.split()[-1] for line in lines} == {str(n or 2) for n in threads}
+    assert {line.split()[-1] for line in lines} == {str(threads or 2)}
 
 
 def test_without_a_baseline_its_runs_fail(project, run_quickly, monkeypatch):

@@ -70,18 +70,17 @@ def _first(dataset, samples):
     return keras.tree.map_structure(lambda array: array[:samples], together)
 
 
-def batches(arrays, doing, probe, model, instead=None):
+def batches(arrays, doing, probe, model):
     """Batches of the arrays, which fit in memory, with a line of progress if they take long.
 
     Args:
-        arrays: from `chosen`.
+        arrays: from `chosen`, or others of their length behind those that the probe takes.
         doing: what the line of progress says.
         probe: helpers.compress.watch.Watched, all inputs and outputs of whose layers are kept.
         model: the one that runs on them; while it does, it holds the outputs of all its layers.
-        instead: as many other arrays, to be handed out in the place of these.
     """
     line, n = Line(after=QUIET), len(arrays[0])
-    _, xs, _ = probe.run([tf.constant(array[:1]) for array in arrays])
+    _, xs, _ = probe.run([tf.constant(array[:1]) for array in arrays[: len(probe.model.inputs)]])
     numbers = rows = 0
     for name, (_, view, _) in probe.parts.items():
         for x in xs[name]:
@@ -94,5 +93,5 @@ def batches(arrays, doing, probe, model, instead=None):
     size = min(NUMBERS // max(numbers + rows, 1), PASSING // max(passing, 1))
     size = min(max(size, 1), BATCH_SIZE)
     for start in range(0, n, size):
-        yield [tf.constant(array[start : start + size]) for array in instead or arrays]
+        yield [tf.constant(array[start : start + size]) for array in arrays]
         line.say(f"{doing}: {min(start + size, n):,} of {n:,} inputs")

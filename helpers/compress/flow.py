@@ -75,13 +75,9 @@ def flow(model):
 
 def output_layers(model):
     """Paths of the layers that give the model's outputs, at most through layers without weights."""
-    layers, (fed_by, outputs) = graph.leaves(model), flow(model)
-    found, calls, seen = set(), {*outputs}, {None}
-    while calls := calls - seen:
-        seen |= calls
-        found |= {path for path, _ in calls if path in layers and layers[path].weights}
-        calls = {fed for call in calls if call[0] not in found for fed in fed_by[call]}
-    return found
+    layers, calls = graph.leaves(model), flow(model)
+    weighing = {call for call in calls.fed_by if call[0] in layers and layers[call[0]].weights}
+    return {path for path, _ in calls.back_to(calls.outputs, weighing) - {None}}
 
 
 def _nodes(model):

@@ -146,8 +146,7 @@ def regression(before, after, name, inputs, rows):
     seen = [[], []]
     n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
     few = ([], []) if rows < view.shape[0] else None
-    batches = feed.batches(first, f"cutting {name}", old, old.model, first + second)
-    for k, pair in enumerate(batches):
+    for k, pair in enumerate(feed.batches(first + second, f"cutting {name}", old, old.model)):
         (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
         some, share = _some(view, rows, k), len(pair[0]) / len(inputs[0])
         for x, was in zip(cut[name], uncut[name], strict=True):

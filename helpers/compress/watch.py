@@ -56,10 +56,6 @@ class Watched(NamedTuple):
             before.note = behind.note = None
         return keras.tree.flatten(outputs), xs, zs
 
-    def alone(self, path):
-        """The model, of which only this layer is watched."""
-        return self._replace(parts={path: self.parts[path]})
-
     def up_to(self, path, inputs):
         """The part that ends before this layer; all of it where that stands in several places.
 
@@ -67,7 +63,7 @@ class Watched(NamedTuple):
             Watched, and its inputs, a list of arrays: what is kept on the ways to this layer, and
             those given, of the model, if there is another way.
         """
-        before, part = self.parts[path][0], self.alone(path)
+        before, part = self.parts[path][0], self._replace(parts={path: self.parts[path]})
         if path in self.several:
             return part, inputs
         needed = self.flow.back_to([self._fed_by(path)], self.kept)

@@ -46,7 +46,6 @@ LOOKS = {
     "baseline": _look(DARK, "", "--"),
     "training": _look(GREY, "o", "--"),
     "validation": _look(DARK, "h"),
-    "dense": _look(DARK, "s", "--"),
     "plain": _look(BLUE, "o"),
     "plain, baseline by AdamW": _look(BLUE, "h", ":"),
     "whitened": _look(ORANGE, "s"),
@@ -58,14 +57,12 @@ LOOKS = {
     "random factors": _look(GREY, "o", ":"),
     "random factors, shared ranks": _look(GREY, "v", ":"),
     "small dense network": _look(BLACK, "D", ":"),
-    "from scratch": _look(ORANGE, "h", "-."),
     "dynamic": _look(PURPLE, "p"),
     "dynamic, shrinking ranks": _look(PURPLE, "p", "--"),
     "tangent": _look(PURPLE, ">"),
     "straight-through": _look(VERMILLION, "X"),
     "exact": _look(BLUE, "s", "-."),
     "biases and output alone": _look(GREY, "P", "--"),
-    "factorized": _look(GREEN, "<", "--"),
     "neurons and ranks": _look(VERMILLION, "*"),
     "fine-tuned, neurons and ranks": _look(GREEN, "*", ":"),
     "neurons and ranks, random weights": _look(GREY, "*", "-."),
@@ -378,20 +375,6 @@ def tangent_space(name, folder=None):
     ax.set(xticks=[0, 1, 2], yticks=[-1, 0, 1], zticks=[0, 1, 2])
     ax.set_box_aspect((1, 1, 1), zoom=0.88)
     ax.view_init(elev=22, azim=-50)
-    return _saved(figure, name, folder)
-
-
-@_styled
-def step_times(times, name, folder=None):
-    """Bars of seconds a training step: {network: seconds}, the first being the reference."""
-    figure, (ax,) = _panels(1, 2.8)
-    ratios = np.divide(list(times.values()), next(iter(times.values())))
-    bars = ax.barh(list(times), ratios, color=[style(n)["color"] for n in times], height=0.6)
-    ax.axvline(1, c=DARK, ls="--", lw=1)
-    ax.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=4, bbox=BOX)
-    ax.set(xlabel=f"time of a training step, {next(iter(times))} = 1", xmargin=0.1)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
     return _saved(figure, name, folder)
 
 

@@ -38,7 +38,6 @@ OTHERS = {
     "random_factors_shared": "random factors, shared ranks",
     "truncated_adamw": "plain, baseline by AdamW",
     "dynamic": "dynamic",
-    "from_scratch": "from scratch",
 }
 CONTROLS = {
     "fine_tuned_cut_longer": "fine-tuned as long as the small dense network",
@@ -63,7 +62,6 @@ PAIRS = {
     ("fine_tuned_shared", "random_factors_shared"): "… − random factors, shared ranks",
     ("fine_tuned_shared", "fine_tuned"): "… − fine-tuned",
     ("dynamic_ranks", "fine_tuned_shared"): "dynamic, shrinking ranks − fine-tuned, shared ranks",
-    ("from_scratch", "small_dense"): "from scratch − small dense network",
 }
 BASELINES = {
     "baseline": "Baseline",

@@ -4,7 +4,6 @@ import ast
 import hashlib
 import inspect
 import json
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +17,10 @@ CACHE = PROJECT / ".cache"
 
 
 class Baseline(NamedTuple):
-    """The trained network, its learning curve as from `train`, and the seconds it took."""
+    """The trained network, and its learning curve as from `train`."""
 
     network: keras.Model
     history: dict
-    seconds: float
 
 
 def baseline(data, epochs, seed):
@@ -40,10 +38,9 @@ def baseline(data, epochs, seed):
         kept = _load(record)
         if kept is None:
             trained, network = model.build(seed), model.build(seed)
-            start = time.perf_counter()
             history = model.train(trained, data, epochs, seed)
             network.set_weights(trained.get_weights())  # not compiled, as one from disk
-            kept = Baseline(network, history, time.perf_counter() - start)
+            kept = Baseline(network, history)
             _save(record, kept)
     return kept
 
@@ -84,7 +81,7 @@ def _save(record, kept):
     with write_whole(weights) as temporary:
         kept.network.save_weights(temporary)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    write_json(record, {"sha256": sha256, "history": kept.history, "seconds": kept.seconds})
+    write_json(record, {"sha256": sha256, "history": kept.history})
 
 
 def _load(record):
@@ -96,6 +93,6 @@ def _load(record):
             return None
         network = model.build(seed=0)
         network.load_weights(weights)
-        return Baseline(network, kept["history"], kept["seconds"])
+        return Baseline(network, kept["history"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -136,19 +136,13 @@ def _runs(chosen):
 
 
 def _threads(chosen, runs):
-    """Threads for each run, a list: as many as asked for, else its share of the cores.
-
-    Runs that are left over for a last round share them among each other. On a cluster, None.
-    """
+    """Threads for each run: as many as asked for; its share of the cores; on a cluster, None."""
     if chosen.threads is None:
-        at_once = min(CORES, max(1, runs))
-        left = runs % at_once
-        shares = [CORES // at_once] * (runs - left) + [CORES // max(1, left)] * left
-        return [None] * runs if chosen.scheduler else shares
+        return None if chosen.scheduler else max(1, CORES // max(1, runs))
     threads = _literal(chosen.threads)
     if type(threads) is not int or threads < 1:
         raise ValueError(f"threads must be a whole number, at least 1, not {threads!r}.")
-    return [threads] * runs
+    return threads
 
 
 def _stems(names):
@@ -196,14 +190,13 @@ def _run_all(runs, scheduler, threads, again):
     RUNS.mkdir(exist_ok=True)
     seeds = [*dict.fromkeys(run.seed for run in runs)]  # each has a baseline of its own
     failures, start = {}, time.perf_counter()
-    with executor(scheduler, max(1, CORES // (threads[0] or 1))) as pool:
-        share = None if scheduler else max(threads[0], CORES // len(seeds))
+    with executor(scheduler, max(1, CORES // (threads or 1))) as pool:
+        share = None if scheduler else max(threads, CORES // len(seeds))
         _say("Training the baseline, unless it is kept from before …")
         about = runs[0].source, runs[0].epochs
         trained = {seed: pool.submit(train_baseline, *about, seed, share) for seed in seeds}
         reasons = {seed: _reason(future) for seed, future in trained.items()}
-        pairs = zip(runs, threads, strict=True)
-        futures = {pool.submit(execute, r, n, again, reasons[r.seed]): r for r, n in pairs}
+        futures = {pool.submit(execute, r, threads, again, reasons[r.seed]): r for r in runs}
         for done, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
             if reason := _reason(future):

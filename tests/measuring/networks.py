@@ -82,9 +82,9 @@ class Case:
         """For as many epochs as the small dense network."""
         return self.fine_tune(network, self.epochs)
 
-    def train(self, network, callback, passes=None):
-        passes, options = passes or self.many, {"callbacks": [callback]}
-        trained, _ = model.train_dynamic(network, self.digits, passes, self.seed, **options)
+    def train(self, network, callback):
+        about = network, self.digits, self.many, self.seed
+        trained, _ = model.train_dynamic(*about, callbacks=[callback])
         if isinstance(callback, callbacks.Shrink):
             print("ranks", callback.ranks[-1], flush=True)
         return compress.factorize(trained, 1024)  # at the ranks that it computes with
@@ -160,9 +160,6 @@ METHODS = {
     ),
     "dynamic_ranks": lambda case: case.train(
         compress.dynamic(case.network, largest(case)), shrink(case)
-    ),
-    "from_scratch": lambda case: case.train(
-        compress.dynamic(model.build(case.seed), largest(case)), shrink(case), case.epochs
     ),
     "baseline_longer": lambda case: case.fine_tune(case.network),
     "baseline_adamw": lambda case: case.by_adamw,
