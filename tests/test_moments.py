@@ -48,7 +48,7 @@ def test_moments_are_those_of_single_examples(make):
     model, few = make(), images(6)
     names = compress.hidden_layers(model)
     seen = moments.measure(model, names, np.tile(few, (1500, 1)), LOGITS)
-    probe, parts, _ = watched(model, names)
+    probe, parts, *_ = watched(model, names)
     tensors = [[parts[name][0].output, parts[name][2].output] for name in names]
     probe = keras.Model(probe.inputs, [*probe.outputs, tensors])
     expected = {name: [0, 0] for name in names}
