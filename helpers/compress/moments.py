@@ -131,6 +131,14 @@ def _some(view, rows, k):
     return some
 
 
+def _side_by_side(before, after, name, inputs):
+    """Batch by batch: its share of the inputs, and what goes into a layer in both networks."""
+    (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
+    for pair in feed.batches(first + second, f"cutting {name}", old, old.model):
+        seen = old.run(pair[: len(first)]), new.run(pair[len(first) :])
+        yield len(pair[0]) / len(first[0]), *(xs[name] for _, xs, _ in seen)
+
+
 def regression(before, after, name, inputs, rows):
     """Moments of a layer's inputs x in the network `after` and its products z = x W in `before`.
 
@@ -142,14 +150,12 @@ def regression(before, after, name, inputs, rows):
     """
     view, whole = after.parts[name][1], before.parts[name][1]
     W = whole.matrix()
-    (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
     seen = [[], []]
     n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
     few = ([], []) if rows < view.shape[0] else None
-    for k, pair in enumerate(feed.batches(first + second, f"cutting {name}", old, old.model)):
-        (_, uncut, _), (_, cut, _) = old.run(pair[: len(first)]), new.run(pair[len(first) :])
-        some, share = _some(view, rows, k), len(pair[0]) / len(inputs[0])
-        for x, was in zip(cut[name], uncut[name], strict=True):
+    for k, (share, *pair) in enumerate(_side_by_side(before, after, name, inputs)):
+        some = _some(view, rows, k)
+        for was, x in zip(*pair, strict=True):
             if np.size(x) / share <= KEPT:
                 seen[0].append(was)
                 seen[1].append(x)
