@@ -25,10 +25,7 @@ class Flow(NamedTuple):
         return [other for other, fed in self.fed_by.items() if call in fed]
 
     def back_to(self, calls, known):
-        """Those of the known calls from which these can be computed: {calls}, and None for inputs.
-
-        Of several on one way, the last.
-        """
+        """{known calls, None for inputs} from which these calls follow: on each way, the last."""
         found, seen, todo = set(), set(), {*calls}
         while todo := todo - seen:
             seen |= todo

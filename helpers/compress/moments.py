@@ -132,11 +132,21 @@ def _some(view, rows, k):
 
 
 def _side_by_side(before, after, name, inputs):
-    """Batch by batch: its share of the inputs, and what goes into a layer in both networks."""
+    """Batch by batch, what goes into a layer in both networks; what is not too much they keep."""
     (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
+    kept, start, n = [None, None], 0, len(first[0])
     for pair in feed.batches(first + second, f"cutting {name}", old, old.model):
-        seen = old.run(pair[: len(first)]), new.run(pair[len(first) :])
-        yield len(pair[0]) / len(first[0]), *(xs[name] for _, xs, _ in seen)
+        runs, end = (old.run(pair[: len(first)]), new.run(pair[len(first) :])), start + len(pair[0])
+        seen = [xs[name] for _, xs, _ in runs]
+        for i, (x, *_) in enumerate(seen):
+            if start == 0 and len(x) == end and np.size(x) * n / end <= KEPT:
+                kept[i] = np.empty((n, *x.shape[1:]), np.asarray(x).dtype)
+            if kept[i] is not None:
+                kept[i][start:end] = x
+        start = end
+        yield seen
+    before.keep(name, kept[0])
+    after.keep(name, kept[1])
 
 
 def regression(before, after, name, inputs, rows):
@@ -150,15 +160,11 @@ def regression(before, after, name, inputs, rows):
     """
     view, whole = after.parts[name][1], before.parts[name][1]
     W = whole.matrix()
-    seen = [[], []]
     n, sums, middles = 0, [0.0, 0.0, 0.0, 0.0], None
     few = ([], []) if rows < view.shape[0] else None
-    for k, (share, *pair) in enumerate(_side_by_side(before, after, name, inputs)):
+    for k, pair in enumerate(_side_by_side(before, after, name, inputs)):
         some = _some(view, rows, k)
         for was, x in zip(*pair, strict=True):
-            if np.size(x) / share <= KEPT:
-                seen[0].append(was)
-                seen[1].append(x)
             x, was = view.rows(x, some), whole.rows(was, some)
             if middles is None:  # in float32, squares of a large mean would drown the variance
                 middles = [rows.mean(0) * view.centred for rows in (x, was)]
@@ -172,8 +178,6 @@ def regression(before, after, name, inputs, rows):
                 few[1].append(was)
             for i, part in enumerate(parts):
                 sums[i] = sums[i] + part.astype(float)
-    for network in (before, after):  # one after the other, to free the pieces of the first
-        network.keep(name, seen.pop(0))
     x, z = sums[0] / n * view.centred, sums[1] @ W / n * view.centred
     means = x + middles[0], z + middles[1] @ W
     if few is not None:

@@ -74,17 +74,17 @@ class Watched(NamedTuple):
             with contextlib.suppress(ValueError):  # one of several outputs of a call was kept
                 return part._replace(model=keras.Model(tensors, before.output)), arrays
 
-    def keep(self, path, xs):
-        """Keep what went into this layer, a list of arrays, for `up_to` to start from.
+    def keep(self, path, x):
+        """Keep what went into this layer, an array or None, for `up_to` to start from.
 
         What the rest of the model can do without, goes.
         """
-        source = None if path in self.several or not xs else self._fed_by(path)
+        source = None if path in self.several or x is None else self._fed_by(path)
         needed = self.flow.back_to(self.flow.outputs, {*self.kept, source})
         for call in {*self.kept} - needed:
             del self.kept[call]
         if source in needed - {None}:
-            self.kept[source] = self.parts[path][0].input, np.concatenate(xs)
+            self.kept[source] = self.parts[path][0].input, x
 
     def _fed_by(self, path):
         """The call that gives the inputs of a layer."""
