@@ -3,7 +3,7 @@
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
 D is how many singular values are kept, a whole number of at least 1, else ValueError
 (`check_rank`); more than there are keeps all. A shape is (n_in, n_out).
-Everything is computed in float64, by LAPACK or, for a few terms of many, by ARPACK.
+All is computed in float64 (but see `decompose`), by LAPACK or, for few terms of many, by ARPACK.
 """
 
 import contextlib
@@ -64,8 +64,7 @@ def decompose(W, C=None, Gamma=None, D=None):
             or Rows; the identity by default. With Rows, only the terms that they determine are
             computed, and W is kept on what they span.
         Gamma: Γ, as C, (n_out, n_out) or (n_out,); the identity by default.
-        D: compute the D leading terms alone, which takes less time; all by default. Without C
-            and Γ they have the precision of W.
+        D: compute the D leading terms alone, without C and Γ in W's own precision; else all.
 
     Raises:
         ValueError: W, C or Γ is not a finite matrix, or C or Γ does not fit W or has a negative

@@ -56,8 +56,8 @@ def choose_neurons(h, T, k):
 
 # %% 1.E5
 # Our network, on whole MNIST: 54, 34, 12, 10 and 10, where we counted 77, 51, 19, 13 and 11 beyond
-# the edge itself. A tenth beyond it only the clear ones are left: in the last layers ten, as many
-# as there are classes.
+# the edge itself. We ask for a tenth more than the edge, which only the clear ones
+# have: ten in the last layers, as many as there are classes.
 def learned_directions(W):
     # What stands beyond the edge inflates the standard deviation, and so the edge: take it out,
     # and measure what is left, until nothing more is found.
@@ -73,7 +73,7 @@ def learned_directions(W):
 
 
 # %% 2.E1
-# What a was good for? Nothing: a Vᵀ can always move into b. The other way round, only the part of b
+# What was a good for? Nothing: a Vᵀ can always move into b. The other way round, only the part of b
 # in the row space of Vᵀ can, D numbers of 1,024. So a pair has its bias behind the second factor.
 def move_bias(a, Vt, b):
     more = np.linalg.lstsq(Vt.T, b, rcond=None)[0]
