@@ -137,33 +137,29 @@ def shrink(case):
 
 
 METHODS = {
-    "truncated": lambda case: compress.factorize(case.network, case.D),
-    "whitened": lambda case: compress.factorize(
-        case.network, case.D, compress.observe(case.network, case.digits.x_train).svds
+    "truncated": lambda c: compress.factorize(c.network, c.D),
+    "whitened": lambda c: compress.factorize(
+        c.network, c.D, compress.observe(c.network, c.digits.x_train).svds
     ),
-    "two_sided": lambda case: compress.factorize(case.network, case.D, case.seen.svds),
-    "layer_by_layer": lambda case: case.seen.layer_by_layer(case.D),
+    "two_sided": lambda c: compress.factorize(c.network, c.D, c.seen.svds),
+    "layer_by_layer": lambda c: c.seen.layer_by_layer(c.D),
     "shared": Case.shared,
-    "fine_tuned_shared": lambda case: case.fine_tune(case.shared()),
+    "fine_tuned_shared": lambda c: c.fine_tune(c.shared()),
     "cut": Case.cut,  # neurons and ranks, with nothing trained
-    "fine_tuned_cut": lambda case: case.fine_tune(case.cut()),
-    "fine_tuned_cut_longer": lambda case: case.as_long(case.cut()),
-    "cut_shape_anew": lambda case: case.as_long(anew(case.cut(), case.seed)),
-    "cut_neurons_only": lambda case: case.cut(ranks=False),
-    "neurons_by_norm": lambda case: case.narrow(by_norm),
-    "random_neurons": lambda case: case.narrow(at_random(case.seed)),
+    "fine_tuned_cut": lambda c: c.fine_tune(c.cut()),
+    "fine_tuned_cut_longer": lambda c: c.as_long(c.cut()),
+    "cut_shape_anew": lambda c: c.as_long(anew(c.cut(), c.seed)),
+    "cut_neurons_only": lambda c: c.cut(ranks=False),
+    "neurons_by_norm": lambda c: c.narrow(by_norm),
+    "random_neurons": lambda c: c.narrow(at_random(c.seed)),
     "interpolative": interpolative,
-    "random_factors_shared": lambda case: case.fine_tune(anew(case.shared(), case.seed)),
-    "small_dense": lambda case: case.as_long(model.build(case.seed, width=case.width)),
-    "dynamic": lambda case: case.train(
-        compress.dynamic(case.network, case.D), callbacks.Refresh(case.D)
-    ),
-    "dynamic_ranks": lambda case: case.train(
-        compress.dynamic(case.network, largest(case)), shrink(case)
-    ),
-    "baseline_longer": lambda case: case.fine_tune(case.network),
-    "baseline_adamw": lambda case: case.by_adamw,
-    "truncated_adamw": lambda case: compress.factorize(case.by_adamw, case.D),
+    "random_factors_shared": lambda c: c.fine_tune(anew(c.shared(), c.seed)),
+    "small_dense": lambda c: c.as_long(model.build(c.seed, width=c.width)),
+    "dynamic": lambda c: c.train(compress.dynamic(c.network, c.D), callbacks.Refresh(c.D)),
+    "dynamic_ranks": lambda c: c.train(compress.dynamic(c.network, largest(c)), shrink(c)),
+    "baseline_longer": lambda c: c.fine_tune(c.network),
+    "baseline_adamw": lambda c: c.by_adamw,
+    "truncated_adamw": lambda c: compress.factorize(c.by_adamw, c.D),
 }
 
 
