@@ -59,10 +59,10 @@ def choose(A, B, size=1, ridge=RIDGE):
         raise ValueError("A and B must be finite.")
     A[np.diag_indices(n)] += max(ridge * np.diagonal(A).mean(), 1e-30)
     blocks = np.arange(n).reshape(-1, size)
-    targets = B.reshape(len(blocks), size, -1)
-    # Of each block: its variance, and its BBᵀ, not explained by the chosen.
-    left, felt = A[blocks[:, :, None], blocks[:, None, :]], targets @ targets.transpose(0, 2, 1)
-    L, V = np.empty((n, n)), np.empty((n, B.shape[1]))  # A ≈ LLᵀ, B ≈ LV
+    # What the chosen leave unexplained: A − LLᵀ, and K − LHᵀ − HLᵀ of K = BBᵀ; of these the blocks
+    # on the diagonal are kept up to date.
+    K, L, H = B @ B.T, np.empty((n, n)), np.empty((n, n))
+    left, felt = (M[blocks[:, :, None], blocks[:, None, :]] for M in (A, K))
     order, gains = [], []
     for k in range(0, n, size):
         gain = np.trace(np.linalg.solve(left, felt), axis1=1, axis2=2)
@@ -72,14 +72,14 @@ def choose(A, B, size=1, ridge=RIDGE):
         order.append(best)
         gains.append(gain[best])
         J, old, new = blocks[best], slice(k), slice(k, k + size)
+        explained = L[:, old] @ np.concatenate([L[J, old], H[J, old]]).T
+        columns = A[:, J] - explained[:, :size]
+        seen = K[:, J] - explained[:, size:] - H[:, old] @ L[J, old].T
         root = np.linalg.cholesky(left[best])
-        L[:, new] = np.linalg.solve(root, (A[:, J] - L[:, old] @ L[J, old].T).T).T
-        V[new] = np.linalg.solve(root, B[J] - L[J, old] @ V[old])
-        shares = L[:, new].reshape(-1, size, size)
-        seen = (B @ V[new].T - L[:, old] @ (V[old] @ V[new].T)).reshape(-1, size, size)
-        turned = shares.transpose(0, 2, 1)
-        left = left - shares @ turned
-        felt = felt - seen @ turned - shares @ seen.transpose(0, 2, 1)
-        felt += shares @ (V[new] @ V[new].T) @ turned
+        columns, seen = (np.linalg.solve(root, M.T).T for M in (columns, seen))
+        L[:, new], H[:, new] = columns, seen - columns @ np.linalg.solve(root, seen[J]) / 2
+        a, b = (M[:, new].reshape(-1, size, size) for M in (L, H))
+        left = left - a @ a.transpose(0, 2, 1)
+        felt = felt - a @ b.transpose(0, 2, 1) - b @ a.transpose(0, 2, 1)
         left[order], felt[order] = np.eye(size), 0
     return Chosen(np.array(order, dtype=int), np.array(gains))
