@@ -132,7 +132,7 @@ def test_the_committed_page_is_what_the_template_makes_now(tmp_path):
 
 def test_the_command_writes_the_page(network, measured, few, tmp_path, monkeypatch, capsys):
     asked = []
-    kept = page.store.Baseline(network, {}, 1.0)
+    kept = page.store.Baseline(network, {})
     monkeypatch.setenv("SVD_FIGURES", str(tmp_path))
     monkeypatch.setattr(page.data, "load", lambda dataset: asked.append(dataset) or few)
     monkeypatch.setattr(page.store, "baseline", lambda *given: asked.append(given) or kept)
