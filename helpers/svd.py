@@ -327,7 +327,7 @@ def noise_density(sigma, shape, std):
 
 def _finite_matrix(W, own=False):
     W = np.asarray(W)
-    W = W if own and W.dtype == np.float32 else W.astype(float)
+    W = W if own and W.dtype == np.float32 else W.astype(float, copy=False)
     if W.ndim != 2 or 0 in W.shape or not np.isfinite(W).all():
         raise ValueError(f"expected a finite matrix, not an array of shape {W.shape}.")
     return W
