@@ -30,9 +30,9 @@ from . import RUNS, parameters
 NOTEBOOKS = PROJECT / "notebooks"
 CORES = os.cpu_count() or 1
 NEW = ".json.new"  # ending of results that have not taken the place of older ones yet
-# Seconds of a notebook: for itself, and for 1,000 training images at 15 epochs. They were measured
-# where a product of two float32 matrices of 1024 × 1024 takes this long.
-FIXED, BY_IMAGES, PRODUCT = 56, 4.1, 0.023
+# Seconds of a notebook: for itself, and for 1,000 training images at 15 epochs where a product of
+# two float32 matrices of 1024 × 1024 takes this long.
+FIXED, BY_IMAGES, PRODUCT = 45, 3.1, 0.00625
 
 
 class Run(NamedTuple):
@@ -179,8 +179,8 @@ def minutes(runs, images, epochs):
     for _ in range(10):
         _ = matrix @ matrix
         stamps.append(time.perf_counter())
-    seconds = FIXED + BY_IMAGES * images / 1000 * epochs / 15
-    return max(1, runs * seconds * np.median(np.diff(stamps)) / PRODUCT / 60)
+    training = BY_IMAGES * images / 1000 * epochs / 15 * np.median(np.diff(stamps)) / PRODUCT
+    return max(1, runs * (FIXED + training) / 60)
 
 
 def _run_all(runs, scheduler, threads, again):
