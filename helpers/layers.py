@@ -78,7 +78,7 @@ class DynamicDense(keras.layers.Dense):
         return SVD(*(part.numpy() for part in self._leading()))
 
     def fresh_svd(self, D=None):
-        """The helpers.svd.SVD of W as it is now. The layer stays as it is.
+        """The helpers.svd.SVD of W as it is now, in float64. The layer stays as it is.
 
         Args:
             D: compute the D leading terms alone, which takes less time; all by default.

@@ -3,7 +3,7 @@
 W (n_in, n_out) = U (n_in, r) · diag(s) (r,) · Vt (r, n_out), with r = min(n_in, n_out).
 D is how many singular values are kept, a whole number of at least 1, else ValueError
 (`check_rank`); more than there are keeps all. A shape is (n_in, n_out).
-All is computed in float64 (but see `decompose`), by LAPACK or, for few terms of many, by ARPACK.
+Everything is computed in float64, by LAPACK or, for a few terms of many, by ARPACK.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def decompose(W, C=None, Gamma=None, D=None):
             or Rows; the identity by default. With Rows, only the terms that they determine are
             computed, and W is kept on what they span.
         Gamma: Γ, as C, (n_out, n_out) or (n_out,); the identity by default.
-        D: compute the D leading terms alone, without C and Γ in W's own precision; else all.
+        D: compute the D leading terms alone, which takes less time; all by default.
 
     Raises:
         ValueError: W, C or Γ is not a finite matrix, or C or Γ does not fit W or has a negative
@@ -78,9 +78,8 @@ def decompose(W, C=None, Gamma=None, D=None):
     >>> decompose([[3.0, 0.0], [0.0, -4.0]], C=[[4.0, 0.0], [0.0, 1.0]]).s.round(2)
     array([6., 4.])
     """
-    plain = C is None and Gamma is None
-    W = _finite_matrix(W, own=plain and D is not None)
-    if plain and D is None:
+    W = _finite_matrix(W)
+    if C is None and Gamma is None and D is None:
         return SVD(*np.linalg.svd(W, full_matrices=False))
     if isinstance(C, Rows):
         return _decompose_by_rows(W, C.x, root("Gamma", Gamma, W.shape[1]), D)
@@ -325,9 +324,8 @@ def noise_density(sigma, shape, std):
     return np.sqrt(under_root) / (np.pi * std**2 * min(shape) * sigma)
 
 
-def _finite_matrix(W, own=False):
-    W = np.asarray(W)
-    W = W if own and W.dtype == np.float32 else W.astype(float, copy=False)
+def _finite_matrix(W):
+    W = np.asarray(W, dtype=float)
     if W.ndim != 2 or 0 in W.shape or not np.isfinite(W).all():
         raise ValueError(f"expected a finite matrix, not an array of shape {W.shape}.")
     return W
