@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 
 # The longest first, for the processes to end together; the many short ones fill the gaps. One
-# notebook trains the baseline while another waits for it; a third would wait for nothing.
+# notebook trains the baseline while another waits for it; a third would wait, too.
 LONG = ["03_dynamic_svd", "02_factorized_network", "test_kinds", "01_truncated_svd", "test_grade"]
 LONG += ["test_exercises", "test_goal", "test_neurons", "test_sweep", "test_moments", "test_model"]
 

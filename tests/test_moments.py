@@ -174,7 +174,7 @@ def test_batches_fit_in_memory_and_say_how_far_they_are(monkeypatch):
 
     def sizes(limit, numbers):
         monkeypatch.setattr(feed, limit, numbers)
-        batches = [batch for (batch,) in feed.batches([x], "seeing", probe, probe.model)]
+        batches = [batch for (batch,) in feed.batches([x], "seeing", probe)]
         np.testing.assert_array_equal(np.concatenate(batches), x)
         return [len(batch) for batch in batches]
 

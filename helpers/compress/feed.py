@@ -70,14 +70,14 @@ def _first(dataset, samples):
     return keras.tree.map_structure(lambda array: array[:samples], together)
 
 
-def batches(arrays, doing, probe, model):
+def batches(arrays, doing, probe):
     """Batches of the arrays, which fit in memory, with a line of progress if they take long.
 
     Args:
         arrays: from `chosen`, or others of their length behind those that the probe takes.
         doing: what the line of progress says.
-        probe: helpers.compress.watch.Watched, all inputs and outputs of whose layers are kept.
-        model: the one that runs on them; while it does, it holds the outputs of all its layers.
+        probe: helpers.compress.watch.Watched, all inputs and outputs of whose layers are kept;
+            while its model runs, it holds the outputs of all its layers.
     """
     line, n = Line(after=QUIET), len(arrays[0])
     _, xs, _ = probe.run([tf.constant(array[:1]) for array in arrays[: len(probe.model.inputs)]])
@@ -87,7 +87,7 @@ def batches(arrays, doing, probe, model):
             z = view.layer(x)  # the probe may end before the layer
             numbers += np.size(z) + np.size(x)
             rows = max(rows, view.count(z, x)[1] * view.shape[0])
-    outputs = [layer.output for layer in graph.leaves(model).values()]
+    outputs = [layer.output for layer in graph.leaves(probe.model).values()]
     shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(outputs)]
     passing = sum(math.prod(size or 1 for size in shape) for shape in shapes)
     size = min(NUMBERS // max(numbers + rows, 1), PASSING // max(passing, 1))

@@ -72,7 +72,7 @@ def measure(model, names, inputs, loss=None, samples=SAMPLES, weights=None):
     views = {name: view for name, (_, view, _) in probe.parts.items()}
     sums, rows = {name: [0.0, 0.0, 0.0] for name in names}, dict.fromkeys(names, 0)
     few, every = {}, {}  # {name of a layer that gets fewer rows than n_in: all of them}; how many
-    batches = feed.batches(inputs, "measuring what the layers see", probe, probe.model)
+    batches = feed.batches(inputs, "measuring what the layers see", probe)
     for k, batch in enumerate(batches):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             outputs, xs, zs = probe.run(batch, None if loss is None else tape)
@@ -135,7 +135,7 @@ def _side_by_side(before, after, name, inputs):
     """Batch by batch, what goes into a layer in both networks; what is not too much they keep."""
     (old, first), (new, second) = (network.up_to(name, inputs) for network in (before, after))
     kept, start, n = [None, None], 0, len(first[0])
-    for pair in feed.batches(first + second, f"cutting {name}", old, old.model):
+    for pair in feed.batches(first + second, f"cutting {name}", old):
         runs, end = (old.run(pair[: len(first)]), new.run(pair[len(first) :])), start + len(pair[0])
         seen = [xs[name] for _, xs, _ in runs]
         for i, (x, *_) in enumerate(seen):
