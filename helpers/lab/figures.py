@@ -109,7 +109,6 @@ def curves(
     Args:
         x: values (n,) for all methods, or {method: values}.
         by_method: {method: accuracies (n,)}.
-        xlabel, ylabel: of the axes.
         xscale: "linear", or "log" with the values of x as ticks and `kept` below them.
         kept: share of the parameters at each x.
         baseline: its accuracy, as a dashed line.
@@ -121,18 +120,19 @@ def curves(
         ax.plot(values, _errors(accuracies), **style(method), label=method)
     if baseline is not None:
         ax.axhline(1 - baseline, **LOOKS["baseline"], lw=1, label="baseline")
-    ax.set_xscale(xscale)
+    ax.set(xscale=xscale, xlabel=xlabel)
     if xscale == "log":
         _label_each(ax, x, kept)
     else:
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    bar = {"fmt": "none", "elinewidth": 1.5, "capsize": 4}
     for method, by_x in (seeds or {}).items():
-        for at, accuracies in by_x.items():
-            bar = {"ecolor": style(method)["color"], "elinewidth": 1.5, "capsize": 4}
-            error = float(_errors(np.mean(accuracies)))
-            ax.errorbar(at, error, np.std(accuracies, ddof=1), fmt="none", **bar)
+        error = [_errors(np.mean(a)) for a in by_x.values()]
+        spread = [np.std(a, ddof=1) for a in by_x.values()]
+        ax.errorbar([*by_x], error, spread, **bar, ecolor=style(method)["color"])
+    if seeds:
+        ax.errorbar([], [], [], **bar, ecolor=DARK, label="mean ± std. dev. of several seeds")
     _accuracy_axis(ax, "y", ylabel)
-    ax.set_xlabel(xlabel)
     return _saved(figure, name, folder)
 
 
@@ -164,7 +164,7 @@ def terms(W, shown, name, folder=None):
 
 
 @_styled
-def plane(panels, name, folder=None):
+def plane(panels, name, folder=None, labels=("first output", "second output")):
     """Points of the plane, and where a cut moves them: {title: (uncut (n, 2), cut (n, 2))}.
 
     Below the title stands the root of the mean squared distance.
@@ -175,7 +175,8 @@ def plane(panels, name, folder=None):
         ax.plot(*uncut.T, "o", ms=6, c=DARK, mfc="none", label="as it should be")
         ax.plot(*cut.T, "D", ms=3, c=VERMILLION, label="after the cut")
         error = np.sqrt(np.mean(np.sum((uncut - cut) ** 2, axis=1)))
-        ax.set(title=f"{title}\nerror {error:.2f}", aspect="equal")
+        ax.set(title=f"{title}\nerror {error:.2f}", aspect="equal", xlabel=labels[0])
+    axes[0].set_ylabel(labels[1])
     return _saved(figure, name, folder)
 
 
@@ -244,7 +245,7 @@ def error_by_rank(ranks, measured, s, name, folder=None):
     figure, (ax,) = _panels(1, 4)
     tail = np.sqrt(np.cumsum(np.square(s[::-1]))[::-1])
     ax.plot(np.arange(1, len(s)), tail[1:], c=DARK, label="predicted: √(Σ $σ_i^2$, i > D)")
-    ax.plot(ranks, measured, "o", c=BLUE, label="measured: ‖W − $W_D$‖")
+    ax.plot(ranks, measured, "o", c=BLUE, label="measured: $‖W − W_D‖$")
     ax.set(xlabel="D", ylabel="Frobenius norm", title="Error of one truncated matrix")
     return _saved(figure, name, folder)
 
@@ -256,35 +257,37 @@ def shapes(networks, name, folder=None):
     Networks are {title: (widths (layers + 1,), ranks (layers,), None of a whole matrix)}.
     """
     figure, axes = _panels(len(networks), 3.6)
+    above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
     for ax, (title, (widths, ranks)) in zip(axes, networks.items(), strict=True):
         for x, rank in enumerate(ranks):
             ends = widths[x], widths[x + 1]
             waist = sum(ends) / 2 if rank is None else rank
             half = np.array([ends[0], waist, ends[1]]) / 2
             ax.fill_between([x, x + 0.5, x + 1], -half, half, color=SKY, alpha=0.4, lw=0)
-        above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+            if rank is not None:
+                ax.annotate(rank, (x + 0.5, -rank / 2), **above | {"xytext": (0, -3), "va": "top"})
         bars = ax.bar(np.arange(len(widths)), widths, 0.16, -np.divide(widths, 2), color=BLUE)
         for bar, width in zip(bars, widths, strict=True):
             ax.annotate(width, (bar.get_center()[0], width / 2), **above)
-        ax.set(title=title, xticks=[], yticks=[], ymargin=0.1)
-        ax.spines[:].set_visible(False)
+        ax.set(title=title, xticks=[], yticks=[], ymargin=0.1, frame_on=False)
     return _saved(figure, name, folder)
 
 
 @_styled
 def misread(images, labels, read, name, folder=None):
     """The first ten digits that each network misreads, {network: its answers (n,)}, a row each."""
-    figure, axes = plt.subplots(len(read), 10, figsize=(8, len(read)))
-    for line, (network, answers) in zip(axes, read.items(), strict=True):
+    figure, axes = plt.subplots(len(read), figsize=(8, 0.8 * len(read)))
+    for ax, (network, answers) in zip(axes, read.items(), strict=True):
         wrong = np.flatnonzero(answers != labels)
-        for ax in line:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-        for ax, i in zip(line, wrong, strict=False):
-            ax.imshow(images[i].reshape(28, 28), cmap="gray_r")
-            ax.set_title(f"{labels[i]}, not {answers[i]}", fontsize=8)
+        row = np.zeros((28, 10, 40))  # a digit, and its margins
+        for place, i in enumerate(wrong[:10]):
+            row[:, place, 6:34] = images[i].reshape(28, 28)
+            said = f"{labels[i]}, not {answers[i]}"
+            ax.text(40 * place + 20, -3, said, fontsize=8, ha="center")
+        ax.imshow(row.reshape(28, 400), cmap="gray_r")
+        ax.set(xticks=[], yticks=[], frame_on=False)
         label = f"{network}\n{len(wrong):,} of {len(labels):,}"
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
     return _saved(figure, name, folder)
 
 
@@ -476,11 +479,10 @@ def accuracy_by_size(curves, whole, baseline, published, name, folder=None):
         ax.plot(x, 1 - accuracy, marker, ms=7, c="k", label=f"published: {source}")
     ax.axhline(1 - np.mean(baseline), **LOOKS["baseline"], lw=1, label="baseline")
     ax.plot([], [], **_look(DARK, "o", "") | HOLLOW, label="hollow: one seed")
-    ax.set_xscale("log")
+    ax.set(xscale="log", xlabel="parameters, and the share of the baseline's")
     _accuracy_axis(ax, "y", "test accuracy")
     ticks = [5_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
     ax.set_xticks(ticks, [f"{tick:,}\n{tick / whole:.1%}" for tick in ticks])
-    ax.set(xlabel="parameters, and the share of the baseline's")
     for D, x in sizes.items():
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(f"D = {D}", (x, 1), (0, 6), **place, ha="center")
