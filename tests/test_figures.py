@@ -78,7 +78,7 @@ def test_error_bars_stand_at_their_x_and_do_not_stretch_the_axis(tmp_path):
         for bars in (None, seeds)
     )
     assert barred.get_xlim() == bare.get_xlim()
-    ends = [bar.get_segments()[0][:, 1] for bar in barred.collections]
+    ends = [bar[:, 1] for bar in barred.collections[0].get_segments()]
     assert np.allclose(np.mean(ends, axis=1), [0.7, 0.03])
 
 

@@ -69,8 +69,7 @@ LOOKS = {
 }
 UNKNOWN = _look(BLACK, "+", ":")
 HOLLOW = {"markerfacecolor": "white"}
-LAYERS = [_look(BLUE, "o"), _look(ORANGE, "s"), _look(GREEN, "D")]
-LAYERS += [_look(VERMILLION, "^"), _look(PURPLE, "v")]
+LAYERS = [*map(_look, (BLUE, ORANGE, GREEN, VERMILLION, PURPLE), "osD^v")]
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 ACCURACIES = 0, 0.5, 0.8, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.996, 0.998
 ACCURACIES += 0.999, 0.9995, 0.9998, 0.9999
@@ -484,8 +483,7 @@ def accuracy_by_size(curves, whole, baseline, published, name, folder=None):
     ticks = [5_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
     ax.set_xticks(ticks, [f"{tick:,}\n{tick / whole:.1%}" for tick in ticks])
     for D, x in sizes.items():
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        ax.annotate(f"D = {D}", (x, 1), (0, 6), **place, ha="center")
+        ax.text(x, 1.01, f"D = {D}", transform=ax.get_xaxis_transform(), ha="center")
     return _saved(figure, name, folder, columns=2)
 
 
@@ -510,6 +508,7 @@ def _saved(figure, name, folder, columns=3):
     with write_whole(Path(folder or folder_of_figures()) / f"{name}.png") as temporary:
         # No software version in the file: the same picture is the same bytes.
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
+    figure.set_layout_engine("none")  # all has its place: to show the figure takes less time
     plt.close(figure)
     return figure
 

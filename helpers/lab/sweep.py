@@ -299,6 +299,7 @@ def _execute(run):
     # papermill puts parameters in the place of names in braces.
     escaped = [str(path).replace("{", "{{").replace("}", "}}") for path in (source, target)]
     options = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
+    options["request_save_on_cell_execute"] = False  # every half minute is often enough
     try:
         with stderr_muted():  # a kernel that is stopped logs tracebacks; what failed is returned
             papermill.execute_notebook(*escaped, parameters, **options)
