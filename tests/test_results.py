@@ -48,7 +48,7 @@ def test_the_spread_is_of_several_seeds_of_one_data_set(table, tmp_path, monkeyp
     monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
     assert results.spread("mnist", 15) == {}
     results.write(results.TABLE, results.merge(table, table.assign(dataset="subset")))
-    found = results.spread("mnist", 15)["truncated"]
+    found = results.spread("mnist", 15)["plain"]
     assert {D: accuracies.tolist() for D, accuracies in found.items()} == {20: [0.9, 0.92]}
     assert results.spread("mnist", 3) == {}
 

@@ -114,12 +114,14 @@ def deployed(model):
 
 
 def machine():
-    """The processor and the number of its cores, in words, to stand beside what was timed."""
+    """The processor, its cores and their own caches, to stand beside what was timed."""
     names = [platform.processor() or platform.machine()]
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names += [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[-1]}, {os.cpu_count()} cores"
+    cache = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
+    own = f", {cache.read_text().strip()}B of cache each" if cache.exists() else ""
+    return f"{names[-1]}, {os.cpu_count()} cores{own}"
 
 
 def training_step(model, x, y, optimizer=None):
@@ -150,9 +152,8 @@ def training_step(model, x, y, optimizer=None):
 def seconds(functions, rounds, calls=1):
     """Seconds a call of each function, interleaved.
 
-    Each round times every function once, over `calls` calls in a row after one that is not
-    timed, which warms the caches. What else the machine does then strikes all of them alike, and
-    a ratio of medians means more than each median.
+    Each round times every function once, over `calls` calls in a row after one that warms the
+    caches. So what else the machine does strikes all alike: trust ratios of the medians.
 
     {name: function without arguments} gives {name: array (rounds,)} of seconds per call.
     """

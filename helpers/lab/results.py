@@ -27,8 +27,7 @@ FIRST = {
     "dynamic_ranks": "dynamic, shrinking ranks",
     "small_dense": "small dense network",
 }
-# Of the table in README.md.
-SMALL = {m: FIRST[m] for m in ("truncated", "cut", "fine_tuned_cut", "small_dense")}
+SMALL = {m: FIRST[m] for m in ("truncated", "cut", "fine_tuned_cut", "small_dense")}  # README's
 OTHERS = {
     "whitened": "whitened",
     "two_sided": "two-sided",
@@ -41,7 +40,7 @@ OTHERS = {
 }
 CONTROLS = {
     "fine_tuned_cut_longer": "fine-tuned as long as the small dense network",
-    "cut_shape_anew": "the same shape, random weights",
+    "cut_shape_anew": "neurons and ranks, random weights",
     "cut_neurons_only": "neurons alone",
     "interpolative": "interpolative decomposition, equal widths",
     "neurons_by_norm": "neurons by norm, equal widths",
@@ -53,8 +52,8 @@ DERIVATIVES = {
     "tangent": "tangent",
     "exact": "exact",
 }
-# Claims rest on these differences: the first less the second, seed by seed.
-PAIRS = [
+CALLED = FIRST | OTHERS | CONTROLS | DERIVATIVES
+PAIRS = [  # claims rest on these differences: the first less the second, seed by seed
     ("cut", "shared"),
     ("fine_tuned_cut", "small_dense"),
     ("fine_tuned_cut_longer", "cut_shape_anew"),
@@ -155,9 +154,10 @@ def by_method(table):
 
 
 def spread(dataset, epochs):
-    """{method: {D: accuracies (seeds,)}} of the project's own table, where there are several."""
+    """{name of a method: {D: accuracies (seeds,)}} of the project's table, if there are several."""
     found = by_method(read(TABLE).query("dataset == @dataset and epochs == @epochs"))
-    return {m: {D: a for D, (a, _) in by_D.items() if len(a) > 1} for m, by_D in found.items()}
+    found = {CALLED[method]: by_D for method, by_D in found.items() if method in CALLED}
+    return {n: {D: a for D, (a, _) in by_D.items() if len(a) > 1} for n, by_D in found.items()}
 
 
 def _by_seed(table):
@@ -267,8 +267,7 @@ def _pairs(table):
         error = np.std(points, ddof=1) / np.sqrt(len(points))
         return f"{100 * np.mean(points):+.2f} ± {100 * error:.2f} ({len(points)})"
 
-    called = FIRST | OTHERS | CONTROLS
-    found = {f"{called[a]} − {called[b]}": differences(table, a, b) for a, b in PAIRS}
+    found = {f"{CALLED[a]} − {CALLED[b]}": differences(table, a, b) for a, b in PAIRS}
     found = pd.DataFrame({label: by_D for label, by_D in found.items() if by_D}).sort_index().T
     found = found.map(cell, na_action="ignore").fillna("").rename(columns="D = {}".format)
     return "" if found.empty else _markdown(found.rename_axis("").reset_index())
