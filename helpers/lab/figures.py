@@ -344,8 +344,8 @@ def deployed(worth, name, folder=None):
         for mark, said, look in marks[: 1 if key == "bytes" else 2]:
             expected = [ratios[f"{mark}_ratio"] for ratios in worth.values()]
             ax.plot(expected, place, **look | {"linestyle": "", "ms": 13, "mew": 2}, label=said)
-        ax.set(xscale="log", xlim=(1, 20_000), title=title)
-        ax.set_xticks([1, 10, 100], ["1", "10", "100"])
+        ax.set(xscale="log", xlim=(0.7, 20_000), title=title)
+        ax.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(place, worth)
     axes[0].invert_yaxis()
