@@ -472,12 +472,12 @@ def accuracy_by_size(curves, whole, baseline, published, name, folder=None):
         for point, a in zip(zip(x, error, strict=True), seeds, strict=True):
             if len(a) == 1:
                 ax.plot(*point, **look | HOLLOW)
+                ax.plot([], [], **_look(DARK, "o", "") | HOLLOW, label="hollow: one seed")
         sizes |= zip(by_rank, x, strict=True)
     for (source, points), marker in zip(published.items(), "x+12", strict=True):
         x, accuracy = np.transpose(points)
         ax.plot(x, 1 - accuracy, marker, ms=7, c="k", label=f"published: {source}")
     ax.axhline(1 - np.mean(baseline), **LOOKS["baseline"], lw=1, label="baseline")
-    ax.plot([], [], **_look(DARK, "o", "") | HOLLOW, label="hollow: one seed")
     ax.set(xscale="log", xlabel="parameters, and the share of the baseline's")
     _accuracy_axis(ax, "y", "test accuracy")
     ticks = [5_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
