@@ -153,7 +153,7 @@ def seconds(functions, rounds, calls=1):
     """Seconds a call of each function, interleaved.
 
     Each round times every function once, over `calls` calls in a row after one that warms the
-    caches. So what else the machine does strikes all alike: trust ratios of the medians.
+    caches. Rounds take turns, so what else the machine does strikes all: trust ratios of medians.
 
     {name: function without arguments} gives {name: array (rounds,)} of seconds per call.
     """
